@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Makes .venv with the pinned packages and fetches the built-in model. A second run changes nothing.
+#
+#   bash scripts/setup.sh [--dev] [--with-torch]
+#
+#   --dev           also what scripts/test.sh needs (requirements-dev.lock)
+#   --with-torch    also .venv-torch for the PyTorch integration (requirements-torch.txt)
+#
+#   PYTHON=python3.11   build on this Python
+#   KVEVICT_CPU=1       take Paddle's CPU wheel even where there is an NVIDIA GPU
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+say() { echo "setup: $1" >&2; }
+fail() {
+    say "$1"
+    exit 2
+}
+
+dev='' torch=''
+for argument in "$@"; do
+    case $argument in
+        --dev) dev=yes ;;
+        --with-torch) torch=yes ;;
+        *) fail "unknown argument $argument; known are --dev and --with-torch" ;;
+    esac
+done
+
+# The upper bound is NumPy's: PaddleNLP needs 1.26, which has no wheel for Python 3.13.
+suitable() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' \
+        2>/dev/null
+}
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.9 to 3.12 with the venv module;\
+ name one that is, such as PYTHON=python3.11"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python3.12 python3.11 python3.10 python3.9; do
+        if suitable "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.9 to 3.12 with the venv module on the PATH; install Python 3.11\
+ (Debian and Ubuntu: also python3-venv) or name one with PYTHON=/path/to/python"
+}
+
+# once VENV PART KEY COMMAND: runs COMMAND, which installs PART into VENV, unless it did so for KEY.
+# The marker lies beside the environment and outlives an interrupted run, so that what is half
+# installed is built anew; an environment that someone made by hand is kept and added to.
+once() {
+    local venv=$1 stamp=$1/.kvevict-$2 key=$3 install=$4 python
+    if [ ! -e "$venv.unfinished" ] && [ -x "$venv/bin/python" ] &&
+        [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then
+        return
+    fi
+    if [ -e "$venv.unfinished" ] || ! suitable "$venv/bin/python"; then
+        python=$(find_python)
+        say "$("$python" -V) from $(command -v "$python") -> $venv"
+        touch "$venv.unfinished"
+        "$python" -m venv --clear "$venv"
+    fi
+    touch "$venv.unfinished"
+    say "installing $2 packages into $venv"
+    "$install"
+    echo "$key" >"$stamp"
+    rm "$venv.unfinished"
+}
+
+pip_install() { "$1/bin/python" -m pip install --disable-pip-version-check "${@:2}"; }
+
+# Prints the part of Paddle's package index for this machine's driver, nothing without a GPU.
+# Not tried in CI, where there is no GPU.
+cuda_build() {
+    local cuda
+    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]\).*/\1\2/p')
+    if [ -z "$cuda" ]; then
+        say "nvidia-smi finds no working GPU: taking Paddle's CPU wheel"
+    elif [ "$cuda" -ge 130 ]; then
+        echo cu130
+    elif [ "$cuda" -ge 129 ]; then
+        echo cu129
+    elif [ "$cuda" -ge 126 ]; then
+        echo cu126
+    elif [ "$cuda" -ge 118 ]; then
+        echo cu118
+    else
+        fail "the NVIDIA driver is older than CUDA 11.8; update it or set KVEVICT_CPU=1"
+    fi
+}
+
+install_locked() {
+    local cuda='' skip='/^$/d' locked=(--no-deps --require-hashes -r /dev/stdin)
+    if [ -n "$gpu" ]; then cuda=$(cuda_build); fi
+    if [ -n "$cuda" ]; then skip='/^paddlepaddle==/,/# via/d'; fi
+    # Packages that come as source only are built by locked tools, not by the newest ones.
+    sed -nE '/^(setuptools|setuptools-scm|wheel|packaging|tomli|typing-extensions)==/,/# via/p' \
+        requirements.lock | pip_install .venv "${locked[@]}"
+    sed "$skip" requirements.lock | pip_install .venv --no-build-isolation "${locked[@]}"
+    if [ -n "$cuda" ]; then
+        pip_install .venv "paddlepaddle-gpu==$(sed -n 's/^paddlepaddle==\([^ ]*\).*/\1/p' requirements.lock)" \
+            --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/"
+    fi
+}
+
+install_dev() { pip_install .venv --no-deps --require-hashes -r requirements-dev.lock; }
+
+install_torch() {
+    .venv-torch/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "PyTorch 2.13 needs Python 3.10 to 3.12; name one with PYTHON=python3.11"
+    pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
+}
+
+gpu=''
+if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then gpu=yes; fi
+
+once .venv locked "$(cksum <requirements.lock) ${gpu:+gpu}" install_locked
+if [ -n "$dev" ]; then once .venv dev "$(cksum <requirements-dev.lock)" install_dev; fi
+if [ -n "$torch" ]; then
+    once .venv-torch torch "$(cat requirements-torch.txt requirements-dev.txt | cksum)" install_torch
+fi
+PYTHONPATH=src .venv/bin/python -m kvevict.models fetch

@@ -1,0 +1,34 @@
+"""Causal grouped-query attention that also reports on its weights."""
+
+from __future__ import annotations
+
+from ..tensors import Tensor
+from .base import ColumnStatistic, Output
+
+__all__ = ["ColumnStatistic", "Output", "attend"]
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()
+) -> Output:
+    """Attention over a whole prompt, in O(N) memory, by the fastest backend for its device.
+
+    Args:
+        q: ``[batch, query_heads, tokens, head_dim]``, the queries of the last ``tokens`` keys.
+        k, v: ``[batch, kv_heads, keys, head_dim]``; query head h reads kv head
+            h // (query_heads / kv_heads).
+        statistics: reductions of the attention weights to report.
+
+    Returns:
+        An :class:`Output`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    return _backend(q)(q, k, v, statistics)
+
+
+def _backend(q: Tensor):
+    from . import blockwise
+
+    return blockwise.attend

@@ -1,0 +1,65 @@
+"""What attention can report about its weights, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ..tensors import Tensor
+
+Reduction = Literal["sum", "sum_of_squares", "count_below_mean"]
+
+
+@dataclass(frozen=True)
+class ColumnStatistic:
+    """A reduction of the attention weights a_ij over query rows i, one value for each key j.
+
+    Attributes:
+        reduce: ``sum`` Σ_i a_ij; ``sum_of_squares`` Σ_i a_ij²; ``count_below_mean`` the number of
+            rows i ≥ j whose weight on j is below the row's mean weight, 1 / (i + 1).
+        rows: how many of the last query rows take part; None for all. More than there are is all.
+        per_kv_head: sum the weights over the query heads of each group (for ``count_below_mean``
+            before the comparison, with the mean of the sums; otherwise after the reduction).
+    """
+
+    reduce: Reduction
+    rows: int | None = None
+    per_kv_head: bool = True
+
+    def first_row(self, tokens: int) -> int:
+        """The first of ``tokens`` query rows that takes part."""
+        return 0 if self.rows is None else max(0, tokens - self.rows)
+
+
+class Output(NamedTuple):
+    """Attention's result.
+
+    Attributes:
+        out: ``[batch, query_heads, tokens, head_dim]``.
+        lse: natural logarithm of the sum of exponentials of the scaled scores, float32
+            ``[batch, query_heads, tokens]``.
+        columns: for each statistic asked for, float32 ``[batch, kv_heads, keys]``, or
+            ``[batch, query_heads, keys]`` where it is not ``per_kv_head``.
+    """
+
+    out: Tensor
+    lse: Tensor
+    columns: dict[ColumnStatistic, Tensor]
+
+
+def check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless the shapes fit causal grouped-query attention."""
+    fits = (
+        len(q.shape) == 4
+        and list(k.shape) == list(v.shape)
+        and q.shape[0] == k.shape[0]
+        and q.shape[3] == k.shape[3]
+        and q.shape[1] % k.shape[1] == 0
+        and 0 < q.shape[2] <= k.shape[2]
+    )
+    if not fits:
+        raise ValueError(
+            f"attention needs q [batch, query_heads, tokens, head_dim] and k, v [batch, kv_heads, "
+            f"keys, head_dim] with kv_heads dividing query_heads and tokens at most keys, not "
+            f"{list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
+        )

@@ -1,0 +1,153 @@
+"""A key-value cache whose heads may differ in length.
+
+Each layer has two parts. The *prefix* is what eviction left of the prompt, compacted: one row for
+each entry kept, head after head, so that a head with 40 entries costs 40 rows. The *tail* takes
+the tokens that come after; every head gets one entry for each, so it is a rectangle, preallocated
+and written in place. A prefix is never written to, so several tails (questions on one compressed
+context) can share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+
+from .tensors import Tensor, namespace
+
+TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer.
+
+    Attributes:
+        keys, values: the prefix, ``[sum(lengths), head_dim]``; keys with RoPE applied.
+        lengths: entries that each kv head keeps in the prefix.
+        tail_keys, tail_values: ``[kv_heads, capacity, head_dim]``, of which ``tail`` are written.
+        tail: entries written to the tail.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: list[int]
+    tail_keys: Tensor = None
+    tail_values: Tensor = None
+    tail: int = 0
+
+    @classmethod
+    def compact(cls, k: Tensor, v: Tensor, mask: Tensor | None) -> LayerCache:
+        """Keep the entries of ``[kv_heads, N, head_dim]`` where bool ``mask [kv_heads, N]`` is set.
+
+        Order is preserved. ``mask=None`` keeps everything, without a copy.
+        """
+        heads, n, head_dim = k.shape
+        if mask is None:
+            return cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
+        lengths = mask.sum(dim=-1).tolist()
+        if all(length == n for length in lengths):
+            return cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), lengths)
+        index = mask.reshape(-1).nonzero().reshape(-1)
+        return cls(
+            k.reshape(-1, head_dim).index_select(0, index),
+            v.reshape(-1, head_dim).index_select(0, index),
+            lengths,
+        )
+
+    def drop(self, keep: Tensor) -> None:
+        """Keep only the prefix entries where bool ``keep [sum(lengths)]`` is set."""
+        ns = namespace(keep)
+        kept = ns.cat([keep.new_zeros((1,), dtype=ns.int64), keep.to(ns.int64).cumsum(dim=0)])
+        ends = ns.tensor([0, *accumulate(self.lengths)], device=keep.device)
+        bounds = kept.index_select(0, ends).tolist()
+        self.lengths = [after - before for before, after in zip(bounds, bounds[1:])]
+        index = keep.nonzero().reshape(-1)
+        self.keys = self.keys.index_select(0, index)
+        self.values = self.values.index_select(0, index)
+
+    def runs(self):
+        """The prefix by runs of consecutive heads of equal length, without copies.
+
+        Yields:
+            ``(heads, keys, values)``: a slice of kv heads and two ``[heads, length, head_dim]``.
+        """
+        head = row = 0
+        for length, same in groupby(self.lengths):
+            count = len(list(same))
+            rows = count * length
+            yield (
+                slice(head, head + count),
+                self.keys[row : row + rows].reshape(count, length, -1),
+                self.values[row : row + rows].reshape(count, length, -1),
+            )
+            head, row = head + count, row + rows
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """Write ``[kv_heads, tokens, head_dim]`` after the tail's last entry."""
+        tokens = k.shape[1]
+        if self.tail_keys is None or self.tail + tokens > self.tail_keys.shape[1]:
+            self.reserve(self.tail + max(tokens, TAIL))
+        self.tail_keys[:, self.tail : self.tail + tokens] = k
+        self.tail_values[:, self.tail : self.tail + tokens] = v
+        self.tail += tokens
+
+    def reserve(self, capacity: int) -> None:
+        """Make the tail hold ``capacity`` entries, keeping what is written."""
+        ns = namespace(self.keys)
+        shape = (len(self.lengths), capacity, self.keys.shape[-1])
+        old = (self.tail_keys, self.tail_values)
+        self.tail_keys, self.tail_values = (
+            ns.empty(shape, dtype=self.keys.dtype, device=self.keys.device) for _ in old
+        )
+        if self.tail:
+            self.tail_keys[:, : self.tail] = old[0][:, : self.tail]
+            self.tail_values[:, : self.tail] = old[1][:, : self.tail]
+
+    def fork(self) -> LayerCache:
+        """The same prefix, not copied, with an empty tail of its own."""
+        return LayerCache(self.keys, self.values, list(self.lengths))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held, the whole of the preallocated tail included."""
+        held = (self.keys, self.values, self.tail_keys, self.tail_values)
+        return sum(_nbytes(t) for t in held if t is not None)
+
+
+@dataclass
+class KVCache:
+    """The layers of one sequence.
+
+    Attributes:
+        layers: filled from the lowest layer up.
+        seen: tokens of the sequence so far, evicted or not: the next token's position.
+    """
+
+    layers: list[LayerCache] = field(default_factory=list)
+    seen: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def entries(self) -> int:
+        """Entries held, over all layers and kv heads."""
+        return sum(sum(layer.lengths) + layer.tail * len(layer.lengths) for layer in self.layers)
+
+    def reserve(self, tokens: int) -> None:
+        """Preallocate the tails for ``tokens`` more tokens."""
+        for layer in self.layers:
+            layer.reserve(layer.tail + tokens)
+
+    def fork(self) -> KVCache:
+        """A second cache over the same prefixes, whose tokens do not reach this one."""
+        return KVCache([layer.fork() for layer in self.layers], self.seen)
+
+
+def _nbytes(t: Tensor) -> int:
+    count = 1
+    for size in t.shape:
+        count *= size
+    return count * t.element_size()

@@ -1,0 +1,199 @@
+"""Prefill with eviction, and greedy decoding, over any integration."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .attention import ColumnStatistic, attend
+from .attention.cached import attend_cached
+from .cache import KVCache
+from .errors import InputError
+from .policies.base import LayerView, Policy
+from .policies.decoding import DecodeEviction
+from .policies.eviction import Eviction
+from .tensors import Tensor, namespace
+
+# Tokens that pass through a layer's projections and MLP at a time: their intermediate results,
+# many times wider than the hidden state, then never exist for the whole prompt.
+CHUNK = 2048
+
+
+class Decoder(Protocol):
+    """What an integration offers of a model: a decoder-only transformer, taken apart.
+
+    Attributes:
+        layers, kv_heads: how many there are.
+    """
+
+    layers: int
+    kv_heads: int
+
+    def embed(self, ids: list[int]) -> Tensor:
+        """Hidden states ``[1, tokens, hidden]``."""
+
+    def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of tokens at positions ``start …``, RoPE applied: ``[1, heads, tokens, d]``."""
+
+    def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the layer, given attention's output ``[1, tokens, heads · d]``."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits of the last token, ``[vocabulary]``."""
+
+    def output_projection(self, layer: int) -> Tensor:
+        """W_O by query head: ``[kv_heads, group, head_dim, hidden]``."""
+
+
+class Session:
+    """One sequence under one policy: its cache, and the way to go on.
+
+    Attributes:
+        cache: what is held.
+        logits: of the token after the last one seen.
+    """
+
+    def __init__(self, model: Decoder, eviction: Eviction, decoding: DecodeEviction | None) -> None:
+        self.model, self.cache = model, eviction.cache
+        self.logits: Tensor | None = None
+        self._decoding = decoding
+
+    def extend(self, ids: list[int]) -> Tensor:
+        """Take in more tokens, such as a question or the last token decoded; the next logits."""
+        hidden = self.extend_hidden(self.model.embed(ids))
+        self.logits = self.model.logits(hidden[:, -1:])
+        return self.logits
+
+    def extend_hidden(self, hidden: Tensor) -> Tensor:
+        """As :meth:`extend`, from embeddings to the last layer's output."""
+        start, tokens = self.cache.seen, hidden.shape[1]
+        for index, layer in enumerate(self.cache.layers):
+            q, k, v = self.model.project(index, hidden, start)
+            layer.append(k.squeeze(0), v.squeeze(0))
+            mixed, weights = attend_cached(q.squeeze(0), layer, observe=self._observes)
+            if self._decoding:
+                self._decoding.after(index, layer, weights, self.model)
+            mixed = mixed.swapaxes(0, 1).reshape(1, tokens, -1)
+            hidden = self.model.complete(index, hidden, mixed)
+        self.cache.seen += tokens
+        return hidden
+
+    def fork(self) -> Session:
+        """Go on from here without harming this session; the prompt's entries are shared."""
+        if self._decoding:
+            raise InputError("a policy that evicts while decoding cannot answer several questions")
+        other = Session.__new__(Session)
+        other.model, other.cache = self.model, self.cache.fork()
+        other.logits, other._decoding = self.logits, None
+        return other
+
+    @property
+    def _observes(self) -> bool:
+        return self._decoding is not None and bool(self._decoding.statistics)
+
+
+def prefill(
+    model: Decoder, ids: list[int], policies: list[Policy], example: int = 0
+) -> list[Session]:
+    """Run the prompt once, evicting for every policy as each layer is done.
+
+    Attention over the prompt is never affected by eviction, so one pass serves all policies, and
+    each gets what a pass of its own would give.
+
+    Args:
+        ids: the prompt, at least one token.
+        policies: at least one.
+        example: counts into the noise of the policies that draw.
+
+    Returns:
+        A session for each policy, its next logits ready.
+    """
+    sessions, hidden = prefill_hidden(model, model.embed(_checked(ids)), policies, example)
+    logits = model.logits(hidden[:, -1:])
+    for session in sessions:
+        session.logits = logits
+    return sessions
+
+
+def prefill_hidden(
+    model: Decoder, hidden: Tensor, policies: list[Policy], example: int = 0
+) -> tuple[list[Session], Tensor]:
+    """As :func:`prefill`, from embeddings to the last layer's output."""
+    n = hidden.shape[1]
+    evictions = [Eviction(p, n, model.layers, model.kv_heads, example) for p in policies]
+    sessions = [Session(model, e, DecodeEviction.of(e)) for e in evictions]
+    wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
+    for layer in range(model.layers):
+        q, k, v = model.project(layer, hidden, 0)
+        out, _, columns = attend(q, k, v, wanted)
+        mixed = out.swapaxes(1, 2).reshape(1, n, -1)
+        del q, out
+        for eviction, session in zip(evictions, sessions):
+            view = _view(model, eviction, layer, k, v, columns)
+            mask = eviction.add_layer(view)
+            if session._decoding:
+                session._decoding.start(layer, view, mask)
+        del k, v, columns, view, mask
+        hidden = _by_chunks(model, layer, hidden, mixed)
+    return sessions, hidden
+
+
+def _view(
+    model: Decoder,
+    eviction: Eviction,
+    layer: int,
+    k: Tensor,
+    v: Tensor,
+    columns: dict[ColumnStatistic, Tensor],
+) -> LayerView:
+    heads, n = k.shape[1:3]
+    own = [columns[s].squeeze(0) for s in eviction.statistics]
+    return LayerView(
+        columns=tuple(
+            c if s.per_kv_head else c.reshape(heads, -1, n)
+            for s, c in zip(eviction.statistics, own)
+        ),
+        keys=k.squeeze(0),
+        values=v.squeeze(0),
+        w_o=model.output_projection(layer),
+        noise_keys=eviction.noise_keys(layer),
+    )
+
+
+def _by_chunks(model: Decoder, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
+    n = hidden.shape[1]
+    if n <= CHUNK:
+        return model.complete(layer, hidden, mixed)
+    parts = [
+        model.complete(layer, hidden[:, i : i + CHUNK], mixed[:, i : i + CHUNK])
+        for i in range(0, n, CHUNK)
+    ]
+    return namespace(hidden).cat(parts, dim=1)
+
+
+def _checked(ids: list[int]) -> list[int]:
+    if not ids:
+        raise InputError("the prompt has no tokens")
+    return ids
+
+
+def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -> list[int]:
+    """Greedy decoding.
+
+    Args:
+        session: prefilled; it goes on growing.
+        max_new_tokens: the most tokens to produce.
+        eos: tokens that end the answer; they are not part of it.
+
+    Returns:
+        The new tokens.
+    """
+    session.cache.reserve(max_new_tokens)
+    ids: list[int] = []
+    while len(ids) < max_new_tokens:
+        token = int(session.logits.argmax(dim=-1))
+        if token in eos:
+            break
+        ids.append(token)
+        if len(ids) < max_new_tokens:
+            session.extend([token])
+    return ids

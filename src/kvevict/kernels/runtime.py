@@ -1,0 +1,51 @@
+"""Triton, imported so that kernels launch on tensors of whichever framework is in use.
+
+Triton asks a module called ``torch`` for the device and its current stream. In a process that has
+Paddle and not PyTorch, Paddle's compatibility layer (``paddle.enable_compat``, Paddle 3.3) answers
+under that name, for Triton alone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import InputError
+from ..tensors import Tensor
+
+if "paddle" in sys.modules and "torch" not in sys.modules:
+    sys.modules["paddle"].enable_compat(scope={"triton"}, silent=True)
+
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+HEAD_DIMS = (64, 128, 256)
+LOG2_E = 1.4426950408889634
+
+__all__ = ["HEAD_DIMS", "LOG2_E", "check_heads", "descriptor", "row_major", "tl", "triton"]
+
+
+def row_major(x: Tensor) -> Tensor:
+    """``x`` itself if its last axis is contiguous, as the kernels need; otherwise a copy."""
+    return x if x.stride()[-1] == 1 else x.contiguous()
+
+
+def descriptor(x: Tensor, rows: int) -> TensorDescriptor:
+    """Bulk-copy descriptor of ``[batch, heads, tokens, head_dim]`` for ``rows`` tokens of a head."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, x.shape[-1]])
+
+
+def check_heads(q: Tensor, k: Tensor) -> None:
+    """Raise InputError unless the kernels can take these queries and keys together."""
+    head_dim = q.shape[-1]
+    if head_dim not in HEAD_DIMS or k.shape[-1] != head_dim:
+        raise InputError(
+            f"the Triton kernels need queries and keys of one head_dim, 64, 128 or 256, "
+            f"not {head_dim} and {k.shape[-1]}"
+        )
+    if q.shape[1] % k.shape[1]:
+        raise InputError(f"{q.shape[1]} query heads cannot share {k.shape[1]} kv heads evenly")
+    if q.dtype != k.dtype or q.element_size() != 2:
+        raise InputError(
+            f"the Triton kernels need bfloat16 or float16 throughout, not {q.dtype} and {k.dtype}"
+        )

@@ -1,0 +1,109 @@
+"""Eviction methods by name, and how to compose new ones."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields, replace
+from typing import Any, Callable
+
+from ..errors import InputError
+from .adakv import AdaKV
+from .base import Policy
+from .criticalkv import CriticalAdaKV, CriticalKV
+from .eviction import Eviction
+from .full import Full
+from .h2o import H2O
+from .keynorm import KeyNorm
+from .laprox import LaProx
+from .nacl import NACL
+from .pyramidkv import PyramidKV
+from .random import Random
+from .scissorhands import Scissorhands
+from .snapkv import SnapKV
+from .streamingllm import StreamingLLM
+from .tova import TOVA
+
+METHODS: dict[str, Callable[..., Policy]] = {
+    "full": Full,
+    "nacl": NACL,
+    "laprox": LaProx,
+    "h2o": H2O,
+    "scissorhands": Scissorhands,
+    "tova": TOVA,
+    "streamingllm": StreamingLLM,
+    "snapkv": SnapKV,
+    "pyramidkv": PyramidKV,
+    "adakv": AdaKV,
+    "criticalkv": CriticalKV,
+    "criticaladakv": CriticalAdaKV,
+    "keynorm": KeyNorm,
+    "random": Random,
+}
+PARTS = ("scorer", "allocator", "selector")
+COMMON = ("min_eviction_seqlen", "seed", "decode_slack", "decode_drop")
+
+__all__ = ["METHODS", "Eviction", "Policy", "build", *(f.__name__ for f in METHODS.values())]
+
+
+def build(method: str, **settings: Any) -> Policy:
+    """A policy by its method's name.
+
+    Args:
+        method: a key of ``METHODS``.
+        settings: the method's arguments and the common fields of :class:`Policy`. ``scorer``,
+            ``allocator`` and ``selector`` replace that part by another method's: either its name
+            or ``{name: {its settings}}``.
+
+    Raises:
+        InputError: no such method or setting, or a value outside its range.
+    """
+    parts = {part: settings.pop(part) for part in PARTS if part in settings}
+    policy = _construct(method, settings)
+    for part, choice in parts.items():
+        other, own = next(iter(choice.items())) if isinstance(choice, dict) else (choice, {})
+        accepted = inspect.signature(_method(other)).parameters
+        if "keep_ratio" in accepted:
+            own = {"keep_ratio": policy.keep_ratio, **(own or {})}
+        donor = _construct(other, own)
+        name = f"{policy.name}-{other}_{part}"
+        policy = replace(policy, name=name, **{part: getattr(donor, part)})
+    return policy
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """Everything that determines what a policy keeps, as plain values for a record."""
+    record: dict[str, Any] = {}
+    for item in fields(policy):
+        value = getattr(policy, item.name)
+        if item.name in PARTS:
+            own = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+            value = {type(value).__name__: own}
+        record[item.name] = value
+    return record
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+
+
+def _method(name: Any) -> Callable[..., Policy]:
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; choose among {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _construct(method: str, settings: dict[str, Any]) -> Policy:
+    constructor = _method(method)
+    own = [p for p in inspect.signature(constructor).parameters if p != "common"]
+    allowed = dict.fromkeys([*own, *COMMON])
+    for key, value in settings.items():
+        if key not in allowed:
+            raise InputError(
+                f"method {method!r} has no setting {key!r}; it has {', '.join(allowed)}"
+            )
+        if not isinstance(value, (int, float, bool, type(None))):
+            raise InputError(f"setting {key!r} must be a number, not {value!r}")
+    try:
+        return constructor(**settings)
+    except TypeError as error:
+        raise InputError(f"method {method!r}: {error}") from None

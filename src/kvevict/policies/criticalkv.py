@@ -1,0 +1,85 @@
+"""CriticalKV: Identify Critical KV Cache in LLM Inference from an Output Perturbation Perspective
+(Feng et al., 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import budget
+from ..tensors import Tensor
+from .adakv import SharedTopK
+from .base import Equal, LayerView, Policy, TopK, top_k
+from .snapkv import WindowScore
+
+CHUNK = 4096  # tokens whose projected values are held at a time
+
+
+@dataclass(frozen=True)
+class TwoStages(TopK):
+    """First by score, then the rest by (score + ε) · Σ_g ‖v_j W_O^g‖₁ (algorithm 1).
+
+    Attributes:
+        first_share: share of the budget, protected entries included, that the first stage fills.
+        epsilon: lets entries without attention compete by their value alone.
+    """
+
+    first_share: float = 0.5
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        budget.ratio(self.first_share, "first_share")
+
+    def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
+        """See :class:`~kvevict.policies.base.Selector`."""
+        part = budget.ratio(self.first_share, "first_share")
+        first = [budget.share(count, part) for count in counts]
+        chosen = top_k(scores, first)
+        second = (scores + self.epsilon) * projected_l1(view.values, view.w_o)
+        rest = [count - taken for count, taken in zip(counts, first)]
+        return chosen | top_k(second.masked_fill(chosen, -float("inf")), rest)
+
+
+def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
+    """Σ_g ‖v_j W_O^g‖₁, float32 ``[kv_heads, N]``.
+
+    Args:
+        values: ``[kv_heads, N, head_dim]``.
+        w_o: ``[kv_heads, group, head_dim, hidden]``.
+    """
+    heads, n, _ = values.shape
+    norms = values.new_zeros((heads, n)).float()
+    for start in range(0, n, CHUNK):
+        part = values[:, start : start + CHUNK]
+        for member in range(w_o.shape[1]):
+            projected = (part @ w_o[:, member]).abs()
+            norms[:, start : start + CHUNK] += projected.float().sum(dim=-1)
+    return norms
+
+
+def CriticalKV(  # noqa: N802
+    keep_ratio: float = 0.2,
+    window: int = 32,
+    kernel: int = 7,
+    first_share: float = 0.5,
+    epsilon: float = 1e-4,
+    **common,
+) -> Policy:
+    """CriticalKV over SnapKV."""
+    selector = TwoStages(recent=window, first_share=first_share, epsilon=epsilon)
+    scorer = WindowScore(window, kernel)
+    return Policy("criticalkv", scorer, Equal(), selector, keep_ratio, **common)
+
+
+def CriticalAdaKV(  # noqa: N802
+    keep_ratio: float = 0.2,
+    window: int = 32,
+    kernel: int = 7,
+    alpha: float = 0.2,
+    first_share: float = 0.5,
+    epsilon: float = 1e-4,
+    **common,
+) -> Policy:
+    """CriticalKV over Ada-KV."""
+    selector = TwoStages(recent=window, first_share=first_share, epsilon=epsilon)
+    scorer = WindowScore(window, kernel)
+    return Policy("criticaladakv", scorer, SharedTopK(alpha), selector, keep_ratio, **common)

@@ -1,0 +1,134 @@
+"""One policy applied to one prompt, layer by layer, on the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Callable
+
+from .. import noise
+from ..attention import ColumnStatistic
+from ..cache import KVCache, LayerCache
+from ..tensors import Tensor, namespace
+from .base import LayerView, Policy, top_k
+
+
+class Eviction:
+    """Decides, stores and frees while a prompt is prefilled.
+
+    Attributes:
+        cache: where the kept entries go.
+        statistics: what attention has to report; empty where nothing will be evicted.
+        active: whether the prompt is long enough for anything to be evicted.
+    """
+
+    def __init__(
+        self, policy: Policy, n: int, layers: int, kv_heads: int, example: int = 0
+    ) -> None:
+        self.policy, self.n, self.layers, self.kv_heads = policy, n, layers, kv_heads
+        self.example = example
+        self.cache = KVCache(seen=n)
+        self.budget = policy.budget(n)
+        self.active = self.budget < n
+        self.sinks, self.recent = policy.selector.protected(n, self.budget)
+        self.statistics: tuple[ColumnStatistic, ...] = (
+            policy.scorer.statistics(n) if self.active else ()
+        )
+        self.model_wide = getattr(policy.allocator, "model_wide", False)
+        self._scores: list[Tensor] = []  # of the entries held, for model-wide budgets
+
+    def noise_keys(self, layer: int, step: int = 0) -> list[int]:
+        """The noise keys of a layer's kv heads; ``step`` counts evictions while decoding."""
+        counters = (self.policy.seed, self.example, layer)
+        return [noise.key(*counters, head, step) for head in range(self.kv_heads)]
+
+    def add_layer(self, view: LayerView) -> Tensor | None:
+        """Store the next layer's share of ``view.keys`` and ``view.values``.
+
+        Returns:
+            bool ``[kv_heads, N]``, set where an entry is kept; None where all are. Under a
+            model-wide budget all are, for now.
+        """
+        layer = len(self.cache.layers)
+        if not self.active:
+            self.cache.layers.append(LayerCache.compact(view.keys, view.values, None))
+            return None
+        scores = self.score(view, layer)
+        if self.model_wide:
+            self.cache.layers.append(LayerCache.compact(view.keys, view.values, None))
+            self._trim(scores)
+            return None
+        mask = self.select(
+            scores, view, self.sinks, self.recent, lambda c: self._counts(c, layer)
+        )
+        self.cache.layers.append(LayerCache.compact(view.keys, view.values, mask))
+        return mask
+
+    def score(self, view: LayerView, layer: int) -> Tensor:
+        """The scorer's importance, checked: ``[kv_heads, N]``.
+
+        Raises:
+            FloatingPointError: a score is NaN or infinite.
+        """
+        scores = self.policy.scorer(view)
+        if not bool(scores.isfinite().all()):
+            raise FloatingPointError(
+                f"{self.policy.name}: the scores of layer {layer} are not finite"
+            )
+        return scores
+
+    def select(
+        self,
+        scores: Tensor,
+        view: LayerView,
+        sinks: int,
+        recent: int,
+        counts: Callable[[Tensor], list[int]],
+    ) -> Tensor:
+        """Protected entries and the selector's choice: bool ``[kv_heads, N]``.
+
+        Args:
+            sinks, recent: first and last entries that are kept in any case.
+            counts: entries for each head, from the candidates' scores.
+        """
+        ns = namespace(scores)
+        heads, n = scores.shape
+        span = slice(sinks, n - recent)
+        candidates = scores[:, span]
+        inner = replace(view, keys=view.keys[:, span], values=view.values[:, span])
+        chosen = self.policy.selector(candidates, counts(candidates), inner, self.n)
+        parts = [
+            ns.ones((heads, sinks), dtype=ns.bool, device=scores.device),
+            chosen,
+            ns.ones((heads, recent), dtype=ns.bool, device=scores.device),
+        ]
+        return ns.cat([part for part in parts if part.shape[-1]], dim=-1)
+
+    def _counts(self, candidates: Tensor, layer: int) -> list[int]:
+        base = self.budget - self.sinks - self.recent
+        return self.policy.allocator.counts(candidates, base, layer, self.layers)
+
+    def _trim(self, scores: Tensor) -> None:
+        """Drop what can no longer be among the best of the whole model.
+
+        An entry outside the best K of the layers so far stays outside when more layers come, so
+        the result is that of one selection after the last layer; K entries and one layer are the
+        most that is held.
+        """
+        ns = namespace(scores)
+        position = ns.arange(self.n, device=scores.device)
+        fixed = (position < self.sinks) | (position >= self.n - self.recent)
+        self._scores.append(scores.masked_fill(fixed, float("inf")).reshape(-1))
+        protected = self.sinks + self.recent
+        free = (self.budget - protected) * self.kv_heads * self.layers
+        most = protected * self.kv_heads * len(self._scores) + free
+        held = ns.cat(self._scores, dim=0)
+        if held.shape[0] <= most:
+            return
+        keep = top_k(held.unsqueeze(0), [most]).squeeze(0)
+        start = 0
+        for index, (own, layer) in enumerate(zip(self._scores, self.cache.layers)):
+            mine = keep[start : start + own.shape[0]]
+            start += own.shape[0]
+            if not bool(mine.all()):
+                layer.drop(mine)
+                self._scores[index] = own.index_select(0, mine.nonzero().reshape(-1))

@@ -1,0 +1,32 @@
+"""For scripts/download_dataset.sh: which files ∞Bench publishes, and whether one is whole.
+
+python -m tasks list SPEC           the published tasks that --task SPEC names
+python -m tasks check FILE TASK     status 0 if FILE is the whole published file of TASK
+"""
+
+import sys
+
+from kvevict.errors import InputError
+from tasks.data import check_published
+from tasks.prompts import TASKS, resolve
+
+
+def _list(spec: str) -> None:
+    for task in resolve(spec):
+        if not task.examples:
+            raise InputError(
+                f"task {task.name} is built by data/construct_synthetic_dataset.py, not downloaded"
+            )
+        print(task.name)
+
+
+def _check(path: str, name: str) -> None:
+    check_published(path, TASKS[name])
+
+
+if __name__ == "__main__":
+    try:
+        {"list": _list, "check": _check}[sys.argv[1]](*sys.argv[2:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

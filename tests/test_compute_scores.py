@@ -1,0 +1,174 @@
+"""The grading command, as a process, on made-up runs and on the published predictions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+PUBLISHED = Path(__file__).parents[2] / "shared" / "predictions"
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "compute_scores.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=SRC, capture_output=True, text=True, encoding="utf-8")
+
+
+def write(directory: Path, task: str, *pairs: tuple[str, object], end: str = "\n") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [
+        json.dumps({"id": i, "prediction": prediction, "ground_truth": label})
+        for i, (prediction, label) in enumerate(pairs)
+    ]
+    path = directory / f"preds_{task}.jsonl"
+    path.write_text("\n".join(rows) + end, "utf-8")
+    return path
+
+
+def cells(output: str) -> dict[str, list[str]]:
+    """The table by its first column."""
+    rows = [line.strip("| \n").split("|") for line in output.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+@pytest.fixture
+def output_dir(tmp_path):
+    write(tmp_path / "full", "passkey", ("1", "1"), ("2", "2"), ("3", "4"), ("5", "5"))
+    write(tmp_path / "full", "kv_retrieval", ("a", "a"))
+    write(tmp_path / "full", "needle", ("a", "a"))
+    write(tmp_path / "nacl", "passkey", ("1", "1"), ("2", "3"))
+    return tmp_path
+
+
+def test_every_run_stands_side_by_side(output_dir):
+    done = run("--output_dir", output_dir, "--json", output_dir / "scores.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert cells(done.stdout) == {
+        "Task": ["Examples", "full", "nacl"],
+        ":" + "-" * 17: ["-" * 7 + ":", "-" * 9 + ":", "-" * 9 + ":"],
+        "Retrieve.PassKey": ["2/4", "0.7500", "0.5000"],
+        "Retrieve.KV": ["1", "1.0000", "-"],
+        "Needle": ["1", "1.0000", "-"],
+        "Average": ["", "0.8750 (2)", "0.5000 (1)"],
+        "Average without KV": ["", "0.7500 (1)", "0.5000 (1)"],
+    }
+    assert len({len(line) for line in done.stdout.splitlines()}) == 1, "the columns line up"
+    assert json.loads((output_dir / "scores.json").read_text("utf-8")) == {
+        "full": {"passkey": 0.75, "kv_retrieval": 1.0, "needle": 1.0},
+        "nacl": {"passkey": 0.5},
+    }
+
+
+def test_one_run_and_chosen_tasks(output_dir):
+    done = run("--output_dir", output_dir, "--model_name", "nacl", "--task", "math_calc,passkey")
+    assert done.returncode == 0
+    assert list(cells(done.stdout))[2:4] == ["Math.Calc", "Retrieve.PassKey"]
+    assert cells(done.stdout)["Math.Calc"] == ["-", "-"]
+    assert cells(done.stdout)["Task"] == ["Examples", "nacl"]
+
+
+def test_all_is_a_row_for_each_task_of_the_release(output_dir):
+    done = run("--output_dir", output_dir, "--task", "all")
+    rows = cells(done.stdout)
+    assert len(rows) == 2 + 11 + 2
+    assert rows["Zh.QA"] == ["-", "-", "-"]
+    assert rows["Average"] == ["", "0.8750 (2)", "0.5000 (1)"]
+
+
+def test_runs_may_lie_deeper(tmp_path):
+    write(tmp_path / "llama" / "nacl-0.2", "passkey", ("1", "1"))
+    for name in ("llama/nacl-0.2", "llama/nacl-0.2/"):
+        done = run("--output_dir", tmp_path, "--model_name", name)
+        assert cells(done.stdout)["Task"] == ["Examples", "llama/nacl-0.2"]
+
+
+def test_math_calc_of_the_run_called_gpt4_drops_the_first_number(tmp_path):
+    for name in ("gpt4", "other"):
+        write(tmp_path / name, "math_calc", ("1, 4, 8", [4, 8]))
+    done = run("--output_dir", tmp_path)
+    assert cells(done.stdout)["Math.Calc"] == ["1", "1.0000", "0.0000"]
+    assert cells(done.stdout)["Average"] == ["", "-", "-"]
+
+
+def test_a_malformed_file_is_named_and_the_rest_is_graded(output_dir):
+    bad = output_dir / "nacl" / "preds_kv_retrieval.jsonl"
+    bad.write_text('{"id": 0, "pred": "a", "label": "a"}\n{"id": 1, \n', "utf-8")
+    done = run("--output_dir", output_dir, "--json", output_dir / "s.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {bad}, line 2: malformed JSON")
+    assert done.stderr.count("\n") == 1
+    assert cells(done.stdout)["Retrieve.KV"] == ["1", "1.0000", "-"]
+    assert cells(done.stdout)["Retrieve.PassKey"] == ["2/4", "0.7500", "0.5000"]
+    assert json.loads((output_dir / "s.json").read_text("utf-8"))["nacl"] == {"passkey": 0.5}
+
+
+def test_a_label_of_the_wrong_kind_is_named_with_its_line(tmp_path):
+    path = write(tmp_path / "run", "math_find", ("1", 1), ("1", "one"))
+    done = run("--output_dir", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {path}, line 2: the label 'one' is not a number\n"
+
+
+def test_a_run_in_progress_is_graded_without_its_half_written_line(tmp_path):
+    path = write(tmp_path / "run", "passkey", ("1", "1"), ("2", "2"), end='\n{"id": 2, "predi')
+    done = run("--output_dir", tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == f"note: {path}: the last line is half-written and left out\n"
+    assert cells(done.stdout)["Retrieve.PassKey"] == ["2", "1.0000"]
+
+
+def test_a_whole_last_line_without_its_newline_counts(tmp_path):
+    write(tmp_path / "run", "passkey", ("1", "1"), ("2", "3"), end="")
+    assert cells(run("--output_dir", tmp_path).stdout)["Retrieve.PassKey"] == ["2", "0.5000"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "pass_key"], "unknown task 'pass_key'; choose from all, passkey, "),
+        (["--model_name", "nobody"], "nobody; runs: full, nacl"),
+        (["--output_dir", "nowhere"], "there is no output directory nowhere"),
+        (["--output_dir", "."], "there are no predictions (preds_<task>.jsonl) below ."),
+        (["--json", "nowhere/x.json"], "cannot write nowhere/x.json: No such file or directory"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(output_dir, arguments, message):
+    done = run("--output_dir", output_dir, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_an_empty_file_is_no_score(tmp_path):
+    path = write(tmp_path / "run", "passkey", end="")
+    done = run("--output_dir", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: {path} has no predictions\n")
+
+
+def test_grading_needs_no_framework():
+    code = "import sys, compute_scores; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "compute_scores" in loaded
+    assert not loaded & {"paddle", "paddlenlp", "torch", "numpy", "rouge_score", "nltk", "jieba"}
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="no published predictions beside the repository")
+def test_published_predictions_get_the_benchmarks_own_scores(tmp_path):
+    done = run("--output_dir", PUBLISHED, "--json", tmp_path / "scores.json")
+    malformed = PUBLISHED / "yarn-mistral" / "preds_longbook_qa_chn.jsonl"
+    assert done.returncode == 2
+    assert done.stderr == f"error: {malformed}, line 189: malformed JSON (Extra data)\n"
+    assert cells(done.stdout)["Zh.QA"][-1] == "-"
+    scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))
+    expected = json.loads((PUBLISHED / "expected.json").read_text("utf-8"))
+    assert {run: sorted(of_run) for run, of_run in scores.items()} == {
+        run: sorted(of_run) for run, of_run in expected.items()
+    }
+    for name, of_run in expected.items():
+        for task, wanted in of_run.items():
+            assert scores[name][task] == pytest.approx(wanted["score"], abs=1e-6), (name, task)
