@@ -12,6 +12,7 @@ without it they are estimated (``tasks.synthetic.estimate_tokens``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -67,7 +68,8 @@ def write_dataset(task: str, count_tokens: synthetic.CountTokens, args: argparse
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return path
 
 
@@ -94,11 +96,11 @@ def _check(args: argparse.Namespace) -> None:
 def _token_counter(model_path: str | None) -> synthetic.CountTokens:
     if model_path is None:
         return synthetic.estimate_tokens
-    # Imported late: it brings Paddle, which only real token counts need.
+    # Imported late: only real token counts need it.
     from kvevict.models import load_tokenizer
 
-    tokenizer = load_tokenizer(model_path)
-    return lambda text: len(tokenizer(text)["input_ids"])
+    encode = load_tokenizer(model_path).encode
+    return lambda text: len(encode(text))
 
 
 def _names(text: str) -> list[str]:

@@ -44,17 +44,21 @@ tasks() { # list SPEC | check FILE NAME
 }
 
 fetch() { # NAME PART: from the end of what PART holds
-    local url=$source/$1.jsonl meter=--silent status=0 reason
+    local url=$source/$1.jsonl meter=--silent status=0 answer reason
     [[ -t 2 ]] && meter=--progress-bar
-    curl --fail --location --continue-at - --retry 3 --connect-timeout 20 --speed-limit 1000 \
-        --speed-time 60 "$meter" --output "$2" "$url?download=true" || status=$?
-    case $status in
-        0) return ;;
-        6 | 7) reason="the server cannot be reached" ;;
-        18 | 28 | 52 | 56 | 92) reason="the transfer broke off" ;;
-        22) reason="the server refused" ;;
-        23) reason="$2 cannot be written" ;;
-        33) rm -f "$2" && return ;; # This server cannot resume; the next attempt starts afresh.
+    answer=$(curl --fail --location --continue-at - --retry 3 --connect-timeout 20 \
+        --speed-limit 1000 --speed-time 60 "$meter" --write-out '%{http_code}' \
+        --output "$2" "$url?download=true") || status=$?
+    case $status/$answer in
+        0/*) return ;;
+        33/* | */416) # PART cannot be resumed: the next attempt starts afresh.
+            rm -f "$2"
+            return
+            ;;
+        6/* | 7/*) reason="the server cannot be reached" ;;
+        18/* | 28/* | 52/* | 56/* | 92/*) reason="the transfer broke off" ;;
+        22/*) reason="the server answered $answer" ;;
+        23/*) reason="$2 cannot be written" ;;
         *) reason="curl ended with status $status" ;;
     esac
     fail "cannot download $url: $reason; run this again to go on"

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from .attention import ColumnStatistic, attend
 from .attention.cached import attend_cached
-from .cache import KVCache
 from .errors import InputError
 from .policies.base import LayerView, Policy
 from .policies.decoding import DecodeEviction

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Callable, TypeVar
 
 from tasks import haystack as hay
@@ -43,14 +44,11 @@ class Draw:
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def context(self, facts: Sequence[tuple[float, str]]) -> Callable[[int], str]:
-        """The haystack by its number of sentences, with ``(depth, sentence)`` facts hidden in it.
-
-        Facts of equal depth keep their order.
-        """
+        """The haystack by its number of sentences, with ``(depth, sentence)`` facts in it."""
         separator = "\n" if self.haystack == "noise" else " "
         placed = [(depth, fact + separator) for depth, fact in facts]
         start = self.rng.randrange(1_000_000)
-        return lambda n: "".join(place(placed, self._chunks(n, start))).rstrip(" ")
+        return lambda n: "".join(place(placed, self._chunks(n, start), size=len)).rstrip(" ")
 
     def _chunks(self, n: int, start: int) -> list[str]:
         if self.haystack == "noise":
@@ -61,12 +59,22 @@ class Draw:
         return [prose[(start + i) % len(prose)] for i in range(n)]
 
 
-def place(placed: Sequence[tuple[float, T]], among: list[T]) -> list[T]:
-    """``among`` with each ``(depth, item)`` put in at that share of its length, order kept."""
+def place(
+    placed: Sequence[tuple[float, T]], among: list[T], size: Callable[[T], int] = lambda _: 1
+) -> list[T]:
+    """``among`` with each ``(depth, item)`` put in where that share of its total ``size`` is over.
+
+    Items of equal depth keep their order.
+    """
+    edges = [0, *accumulate(map(size, among))]
     result = list(among)
     # From the back, so that the positions in front stay right.
     for depth, item in reversed(sorted(placed, key=lambda pair: pair[0])):
-        result.insert(round(depth * len(among)), item)
+        target = depth * edges[-1]
+        at = bisect_left(edges, target)
+        if at and target - edges[at - 1] < edges[at] - target:
+            at -= 1
+        result.insert(at, item)
     return result
 
 

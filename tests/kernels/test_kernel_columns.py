@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from kvevict.errors import InputError
 from kvevict.kernels import column_statistic
-
 from tests.kernels.dense import DEVICE, DTYPES, attention, error, heads
 
 # batch, query heads, kv heads, rows, keys, head_dim

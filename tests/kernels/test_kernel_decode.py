@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from kvevict.kernels import decode_attention
 
+from kvevict.kernels import decode_attention
 from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, error, heads
 
 # query heads, new tokens, head_dim, entries of each kv head, tail capacity, tail length

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kvevict.kernels import flash_forward
 
+from kvevict.kernels import flash_forward
 from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, attention, error, heads
 
 # batch, query heads, kv heads, rows, keys, head_dim

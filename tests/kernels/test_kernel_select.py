@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kvevict.errors import InputError
 from kvevict.kernels import gather, gather_ragged, ragged_positions, select
-
 from tests.kernels.dense import DEVICE, heads
 
 

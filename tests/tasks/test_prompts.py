@@ -40,7 +40,8 @@ FULL_PROMPTS = {
     ),
     "longbook_choice_eng": (
         "Read the book and answer the question.\n\n",
-        "\n\nQuestion: INPUT\nA. Ann\nB. Bob\nC. Cyd\nD. Dan\n\nThe letter of the correct answer is",
+        "\n\nQuestion: INPUT\nA. Ann\nB. Bob\nC. Cyd\nD. Dan"
+        "\n\nThe letter of the correct answer is",
     ),
     "longbook_qa_chn": ("阅读以下书籍然后回答问题。\n\n", "\n\n问题：INPUT\n答案："),
     "math_find": (

@@ -8,9 +8,7 @@ from .base import ColumnStatistic, Output
 __all__ = ["ColumnStatistic", "Output", "attend"]
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()
-) -> Output:
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
     """Attention over a whole prompt, in O(N) memory, by the fastest backend for its device.
 
     Args:

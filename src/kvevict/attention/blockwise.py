@@ -19,9 +19,7 @@ GPU_BLOCK = 1 << 26
 FEWEST_ROWS = 16
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()
-) -> Output:
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
     """Causal grouped-query attention; shapes as in :func:`kvevict.attention.attend`."""
     check(q, k, v)
     ns = namespace(q)

@@ -27,7 +27,7 @@ def exponentials(scores: Tensor, future: Tensor) -> tuple[Tensor, Tensor, Tensor
     paddle = namespace(scores)
     shape = list(scores.shape)
     rows, seen = shape[-2:]
-    source = np.from_dlpack(scores).reshape(-1, rows, seen)
+    source = np.from_dlpack(scores.detach()).reshape(-1, rows, seen)
     exps = np.empty(source.shape, np.float32)
     peak = np.empty(source.shape[:2], np.float32)
     total = np.empty(source.shape[:2], np.float32)

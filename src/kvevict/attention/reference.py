@@ -6,9 +6,7 @@ from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()
-) -> Output:
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
     """Causal grouped-query attention in the precision of its inputs.
 
     Shapes as in :func:`kvevict.attention.attend`; the query rows are the last ones of the keys.

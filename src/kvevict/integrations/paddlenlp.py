@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import paddle
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM, apply_rotary_pos_emb
@@ -28,10 +28,12 @@ class PaddleNLPDecoder:
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.max_positions = config.max_position_embeddings
 
+    @paddle.no_grad()
     def embed(self, ids: list[int]) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
         return self.model.llama.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
 
+    @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`~kvevict.generate.Decoder`."""
         block = self.model.llama.layers[layer]
@@ -51,6 +53,7 @@ class PaddleNLPDecoder:
         q, k = apply_rotary_pos_emb(q, k, cos[:, start:], sin[:, start:], None)
         return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
+    @paddle.no_grad()
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
         block = self.model.llama.layers[layer]
@@ -60,11 +63,13 @@ class PaddleNLPDecoder:
         gated = paddle.nn.functional.silu(block.mlp.gate_proj(x)) * block.mlp.up_proj(x)
         return hidden + block.mlp.down_proj(gated)
 
+    @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
         last = _rms_norm(self.model.llama.norm, hidden[:, -1:])
         return self.model.lm_head(last).reshape([-1]).astype("float32")
 
+    @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
         weight = self.model.llama.layers[layer].self_attn.o_proj.weight
@@ -103,18 +108,16 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         batch = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         if batch != 1:
             raise InputError(f"eviction takes one prompt at a time, without beams, not {batch}")
-        with paddle.no_grad():
-            hidden = inputs_embeds
-            if hidden is None:
-                hidden = model.llama.embed_tokens(input_ids)
-            if past_key_values is None or past_key_values[0] is None:
-                new, hidden = prefill_hidden(decoder, hidden, [policy], example)
-                sessions[:] = [*sessions, *new]
-            else:
-                hidden = sessions[-1].extend_hidden(hidden)
-            stand_in = paddle.empty([1, sessions[-1].cache.seen, decoder.kv_heads, 0])
-            last = _rms_norm(model.llama.norm, hidden[:, -1:])
-            return last, ((stand_in, stand_in),) * decoder.layers
+        hidden = model.llama.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = hidden.detach()
+        if past_key_values is None or past_key_values[0] is None:
+            new, hidden = prefill_hidden(decoder, hidden, [policy], example)
+            sessions.extend(new)
+        else:
+            hidden = sessions[-1].extend_hidden(hidden)
+        stand_in = paddle.empty([1, sessions[-1].cache.seen, decoder.kv_heads, 0])
+        last = _rms_norm(model.llama.norm, hidden[:, -1:])
+        return last, ((stand_in, stand_in),) * decoder.layers
 
     attributes = vars(model.llama)  # past PaddleNLP's own patching of assigned forwards
     outer = attributes.get("forward")

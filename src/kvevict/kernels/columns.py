@@ -143,4 +143,6 @@ def _count_below_mean(q_tiles, k_tiles, lse, out, rows, keys, query_heads, log2_
         counts = (key[:, None] <= position[None, :]) & ((position > 0) & (row < rows))[None, :]
         below = weights < (SUMMED / (position + 1).to(tl.float32))[None, :]
         count += tl.sum((counts & below).to(tl.int32), axis=1)
-    tl.store(out + tl.program_id(1).to(tl.int64) * keys + key, count.to(tl.float32), mask=key < keys)
+    tl.store(
+        out + tl.program_id(1).to(tl.int64) * keys + key, count.to(tl.float32), mask=key < keys
+    )

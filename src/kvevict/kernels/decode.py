@@ -62,8 +62,8 @@ def decode_attention(
     _chunks[(slots,)](
         q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_lse, new,
         prefix_chunks, tail_chunks, q.stride(1), q.stride(2), *tail_k.stride()[:2],
-        *tail_v.stride()[:2], keys.stride(0), values.stride(0), LOG2_E / math.sqrt(head_dim), **sizes,
-        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64 if head_dim == 256 else 128,
+        *tail_v.stride()[:2], keys.stride(0), values.stride(0), LOG2_E / math.sqrt(head_dim),
+        **sizes, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64 if head_dim == 256 else 128,
         num_warps=4, num_stages=2,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
@@ -86,9 +86,9 @@ def _prefix_chunks(starts, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr
 @triton.jit
 def _chunks(q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_lse, new,
             prefix_chunks, tail_chunks, q_head, q_token, tail_k_head, tail_k_token, tail_v_head,
-            tail_v_token, key_stride, value_stride, log2_scale, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
-            GROUP: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
-            KEYS: tl.constexpr):  # fmt: skip
+            tail_v_token, key_stride, value_stride, log2_scale, KV_HEADS: tl.constexpr,
+            KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+            CHUNK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new

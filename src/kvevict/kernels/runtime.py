@@ -31,7 +31,7 @@ def row_major(x: Tensor) -> Tensor:
 
 
 def descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    """Bulk-copy descriptor of ``[batch, heads, tokens, head_dim]`` for ``rows`` tokens of a head."""
+    """For bulk copies of ``rows`` tokens of one head of ``[batch, heads, tokens, head_dim]``."""
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, x.shape[-1]])
 
 

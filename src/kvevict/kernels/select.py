@@ -15,9 +15,7 @@ BLOCK = 8192  # positions that a program looks at together
 TOP = tl.constexpr(0xFFFFFFFF)  # above the order of every number
 
 
-def select(
-    scores: Tensor, sinks: int, recent: int, top_k: int, draw: int, keys: Tensor
-) -> Tensor:
+def select(scores: Tensor, sinks: int, recent: int, top_k: int, draw: int, keys: Tensor) -> Tensor:
     """Choose what each head keeps: protected positions, the best scores, and a random draw.
 
     The draw adds Gumbel noise to the scores that are left and takes the largest, which is to draw
@@ -121,7 +119,7 @@ def _gather_into(
 
 @triton.jit
 def _orders(scores, keys, plain, noisy, tokens, sinks, recent_from, BLOCK: tl.constexpr):
-    """Scores, without and with Gumbel noise, as integers of the same order; protected at the top."""
+    """Scores, without and with Gumbel noise, as integers of their order; protected ones on top."""
     head = tl.program_id(1).to(tl.int64)
     position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = position < tokens

@@ -42,7 +42,27 @@ METHODS: dict[str, Callable[..., Policy]] = {
 PARTS = ("scorer", "allocator", "selector")
 COMMON = ("min_eviction_seqlen", "seed", "decode_slack", "decode_drop")
 
-__all__ = ["METHODS", "Eviction", "Policy", "build", *(f.__name__ for f in METHODS.values())]
+__all__ = [
+    "H2O",
+    "METHODS",
+    "NACL",
+    "TOVA",
+    "AdaKV",
+    "CriticalAdaKV",
+    "CriticalKV",
+    "Eviction",
+    "Full",
+    "KeyNorm",
+    "LaProx",
+    "Policy",
+    "PyramidKV",
+    "Random",
+    "Scissorhands",
+    "SnapKV",
+    "StreamingLLM",
+    "build",
+    "describe",
+]
 
 
 def build(method: str, **settings: Any) -> Policy:

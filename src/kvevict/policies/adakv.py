@@ -32,7 +32,7 @@ class SharedTopK:
         return top_k(ranked, [base * heads]).reshape(heads, -1).sum(dim=-1).tolist()
 
 
-def AdaKV(  # noqa: N802
+def AdaKV(
     keep_ratio: float = 0.2, window: int = 32, kernel: int = 7, alpha: float = 0.2, **common
 ) -> Policy:
     """Ada-KV over SnapKV: heads that spread their attention get more of the layer's budget."""

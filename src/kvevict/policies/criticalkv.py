@@ -56,7 +56,7 @@ def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
     return norms
 
 
-def CriticalKV(  # noqa: N802
+def CriticalKV(
     keep_ratio: float = 0.2,
     window: int = 32,
     kernel: int = 7,
@@ -70,7 +70,7 @@ def CriticalKV(  # noqa: N802
     return Policy("criticalkv", scorer, Equal(), selector, keep_ratio, **common)
 
 
-def CriticalAdaKV(  # noqa: N802
+def CriticalAdaKV(
     keep_ratio: float = 0.2,
     window: int = 32,
     kernel: int = 7,

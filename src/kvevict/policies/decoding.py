@@ -107,11 +107,13 @@ class DecodeEviction:
         eviction = self.eviction
         scores = eviction.score(view, layer)
         sinks, recent = eviction.policy.selector.protected(eviction.n, target)
-        return eviction.select(scores, view, sinks, recent, lambda c: [target - sinks - recent] * len(c))
+        return eviction.select(
+            scores, view, sinks, recent, lambda c: [target - sinks - recent] * len(c)
+        )
 
 
 def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:
-    """The statistic of new rows: from ``[heads, group, rows, held]`` to ``[heads, 1 | group, held]``."""
+    """The statistic of new rows, from ``[heads, group, rows, held]``: ``[heads, per, held]``."""
     if statistic.reduce == "count_below_mean":
         total = weights.shape[1] if statistic.per_kv_head else 1
         weights = weights.sum(dim=1, keepdim=True) if statistic.per_kv_head else weights
@@ -126,9 +128,11 @@ def _three_axes(column: Tensor) -> Tensor:
 
 def _take(column: Tensor, mask: Tensor) -> Tensor:
     """Columns ``[heads, per, n]`` where ``mask [heads, n]`` is set, equally often in each head."""
-    heads, per, n = column.shape
+    heads, per = column.shape[:2]
     index = mask.nonzero()[:, 1].reshape(heads, 1, -1)
-    return namespace(column).take_along_dim(column, index.expand(heads, per, index.shape[-1]), dim=-1)
+    return namespace(column).take_along_dim(
+        column, index.expand(heads, per, index.shape[-1]), dim=-1
+    )
 
 
 def _rows_of(x: Tensor, mask: Tensor) -> Tensor:

@@ -57,9 +57,7 @@ class Eviction:
             self.cache.layers.append(LayerCache.compact(view.keys, view.values, None))
             self._trim(scores)
             return None
-        mask = self.select(
-            scores, view, self.sinks, self.recent, lambda c: self._counts(c, layer)
-        )
+        mask = self.select(scores, view, self.sinks, self.recent, lambda c: self._counts(c, layer))
         self.cache.layers.append(LayerCache.compact(view.keys, view.values, mask))
         return mask
 

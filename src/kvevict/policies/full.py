@@ -6,6 +6,6 @@ from .base import Equal, Policy, TopK
 from .streamingllm import Recency
 
 
-def Full(**common) -> Policy:  # noqa: N802
+def Full(**common) -> Policy:
     """Keep everything."""
     return Policy("full", Recency(), Equal(), TopK(), keep_ratio=1.0, **common)

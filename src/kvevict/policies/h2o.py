@@ -42,7 +42,7 @@ class RecentShare(TopK):
         return budget.protected(budget_, self.sinks, recent)
 
 
-def H2O(  # noqa: N802
+def H2O(
     keep_ratio: float = 0.2,
     recent_share: float = 0.5,
     decode_slack: int | None = 0,

@@ -23,6 +23,6 @@ class NegativeKeyNorm:
         return -(keys * keys).sum(dim=-1).sqrt()
 
 
-def KeyNorm(keep_ratio: float = 0.2, **common) -> Policy:  # noqa: N802
+def KeyNorm(keep_ratio: float = 0.2, **common) -> Policy:
     """Key norm: nothing is protected, attention is not looked at."""
     return Policy("keynorm", NegativeKeyNorm(), Equal(), TopK(), keep_ratio, **common)

@@ -69,7 +69,7 @@ class ModelWide:
     model_wide = True
 
 
-def LaProx(  # noqa: N802
+def LaProx(
     keep_ratio: float = 0.05, window: int = 32, kernel: int = 7, project: bool = True, **common
 ) -> Policy:
     """LaProx: projected-output scores under one budget for the whole model."""

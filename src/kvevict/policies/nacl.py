@@ -80,7 +80,7 @@ class ProxyAndRandom:
         return chosen | top_k(noisy.masked_fill(chosen, -float("inf")), drawn)
 
 
-def NACL(  # noqa: N802 - a method's constructor reads like the method's name
+def NACL(
     keep_ratio: float | None = None,
     proxy_tokens_ratio: float = 0.01,
     proxy_token_keep_ratio: float = 0.12,

@@ -31,7 +31,7 @@ class Pyramid:
         return [budget.pyramid(base, layers, self.beta, candidates)[layer]] * heads
 
 
-def PyramidKV(  # noqa: N802
+def PyramidKV(
     keep_ratio: float = 0.2, window: int = 32, kernel: int = 7, beta: int = 20, **common
 ) -> Policy:
     """PyramidKV: SnapKV's score, more for the lower layers."""

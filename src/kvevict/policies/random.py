@@ -23,7 +23,7 @@ class UniformScore:
         return noise.uniform(view.noise_keys, view.keys.shape[1], like=view.keys)
 
 
-def Random(keep_ratio: float = 0.2, sinks: int = 4, recent: int = 32, **common) -> Policy:  # noqa: N802
+def Random(keep_ratio: float = 0.2, sinks: int = 4, recent: int = 32, **common) -> Policy:
     """Random entries between attention sinks and recent tokens."""
     selector = TopK(sinks=sinks, recent=recent)
     return Policy("random", UniformScore(), Equal(), selector, keep_ratio, **common)

@@ -32,7 +32,7 @@ class PersistenceScore:
         return -view.columns[0]
 
 
-def Scissorhands(  # noqa: N802
+def Scissorhands(
     keep_ratio: float = 0.2,
     history_window: int = 400,
     recent: int = 10,

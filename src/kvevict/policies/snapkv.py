@@ -58,9 +58,7 @@ def pooled(scores: Tensor, window: int, kernel: int) -> Tensor:
     return ns.cat([mean, scores.new_zeros((heads, n - before))], dim=-1)
 
 
-def SnapKV(  # noqa: N802
-    keep_ratio: float = 0.2, window: int = 32, kernel: int = 7, **common
-) -> Policy:
+def SnapKV(keep_ratio: float = 0.2, window: int = 32, kernel: int = 7, **common) -> Policy:
     """SnapKV: the window's pooled attention chooses, each head alike in number."""
     return Policy(
         "snapkv", WindowScore(window, kernel), Equal(), TopK(recent=window), keep_ratio, **common

@@ -24,6 +24,6 @@ class Recency:
         return ns.arange(n, device=view.keys.device).float().expand(heads, n)
 
 
-def StreamingLLM(keep_ratio: float = 0.2, sinks: int = 4, **common) -> Policy:  # noqa: N802
+def StreamingLLM(keep_ratio: float = 0.2, sinks: int = 4, **common) -> Policy:
     """StreamingLLM: the first tokens and the last ones."""
     return Policy("streamingllm", Recency(), Equal(), TopK(sinks=sinks), keep_ratio, **common)

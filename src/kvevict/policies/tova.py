@@ -11,7 +11,7 @@ from .base import Equal, LayerView, Policy, TopK
 
 @dataclass(frozen=True)
 class LastRowScore:
-    """The last row's weight on j, averaged over the layer's heads, which so keep the same entries."""
+    """The last row's weight on j, averaged over the layer's heads: all keep the same entries."""
 
     def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
         """See :class:`~kvevict.policies.base.Scorer`."""
@@ -24,9 +24,7 @@ class LastRowScore:
         return mean.expand(kv_heads, mean.shape[-1])
 
 
-def TOVA(  # noqa: N802
-    keep_ratio: float = 0.2, decode_slack: int | None = 0, **common
-) -> Policy:
+def TOVA(keep_ratio: float = 0.2, decode_slack: int | None = 0, **common) -> Policy:
     """TOVA: nothing is protected; one entry out for each token decoded."""
     common = {"decode_slack": decode_slack, **common}
     return Policy("tova", LastRowScore(), Equal(), TopK(), keep_ratio, **common)

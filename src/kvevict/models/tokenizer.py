@@ -1,0 +1,77 @@
+"""Text to ids and back: nothing that the evaluation does not use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from kvevict.errors import InputError
+
+
+class Tokenizer(Protocol):
+    """What the library asks of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, with the model family's own prefix (Llama 3: <|begin_of_text|>)."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens."""
+
+
+class FastTokenizer:
+    """A `tokenizer.json`: its post-processor already adds what the model family adds."""
+
+    def __init__(self, backend) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+
+    def encode(self, text: str) -> list[int]:
+        return self.backend.encode(valid_unicode(text)).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+class PaddleTokenizer:
+    """PaddleNLP's tokenizer, for directories that have no `tokenizer.json`."""
+
+    def __init__(self, backend) -> None:
+        self.backend = backend
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.backend(valid_unicode(text))["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = [int(i) for i in ids]
+        return self.backend.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+def valid_unicode(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates, which UTF-8 lacks, as U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the model directory `path`."""
+    file = path / "tokenizer.json"
+    if file.is_file():
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            return FastTokenizer(Backend.from_file(str(file)))
+        except Exception as error:  # the tokenizers package raises bare Exception
+            raise InputError(f"{file} is not a tokenizer: {error}") from error
+    if not (path / "tokenizer.model").is_file():
+        raise InputError(f"{path} has neither tokenizer.json nor tokenizer.model")
+    from kvevict.runtime import quiet
+
+    with quiet():
+        from paddlenlp.transformers import AutoTokenizer
+    try:
+        return PaddleTokenizer(AutoTokenizer.from_pretrained(str(path)))
+    except Exception as error:  # sentencepiece and tiktoken each raise their own
+        raise InputError(f"{path / 'tokenizer.model'} is not a tokenizer: {error}") from error

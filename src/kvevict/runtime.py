@@ -1,0 +1,114 @@
+"""Threads, quiet imports and measurements of the process.
+
+Paddle reads its thread counts once, while it is imported. So a command-line tool parses its
+arguments, calls `configure`, and only then imports anything that imports Paddle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import logging
+import os
+import platform
+import resource
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+
+
+def configure(threads: int | None = None) -> None:
+    """Set up the environment for Paddle and import it without its chatter.
+
+    `threads` is the number of CPU threads of this process; without it, what the user has set in
+    the environment counts, else the usable cores, shared among the local processes of
+    `paddle.distributed.launch`. Without effect on threads once Paddle is imported.
+    """
+    _drop_launcher_threads()
+    if threads is not None:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    chosen = next((os.environ[v] for v in THREAD_VARIABLES if v in os.environ), default_threads())
+    for variable in THREAD_VARIABLES:
+        os.environ.setdefault(variable, str(chosen))
+    if _is_amd():
+        # The MKL inside Paddle's wheel takes its slow generic path on AMD unless told otherwise.
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    # PaddleNLP sets its logger to DEBUG when it is imported; a filter survives that, a level not.
+    logging.getLogger("PaddleNLP").addFilter(_at_least_warning)
+    # PaddleNLP calls functions of Paddle that are deprecated; its users can do nothing about it.
+    warnings.filterwarnings("ignore", module=r"paddlenlp\.")
+    with quiet():
+        import paddle  # noqa: F401
+
+
+def default_threads() -> int:
+    """Usable cores, divided among the processes that `paddle.distributed.launch` started here."""
+    with contextlib.suppress(AttributeError):  # macOS has no affinity
+        return max(1, len(os.sched_getaffinity(0)) // _local_processes())
+    return max(1, (os.cpu_count() or 1) // _local_processes())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop warnings and what Python code prints to stderr. For imports only: errors still raise."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions that a run's record needs so that it can be repeated."""
+    import kvevict
+
+    found = {"python": platform.python_version(), "kvevict": kvevict.__version__}
+    # GPU builds carry another distribution name.
+    for package, names in {
+        "paddle": ("paddlepaddle", "paddlepaddle-gpu"),
+        "paddlenlp": ("paddlenlp",),
+        "numpy": ("numpy",),
+    }.items():
+        for name in names:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[package] = importlib.metadata.version(name)
+    return found
+
+
+def peak_process_bytes() -> int:
+    """Largest resident set that this process has had so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_bytes() -> int | None:
+    """Most memory that Paddle has allocated on the current GPU, in bytes; None on the CPU."""
+    import paddle
+
+    if not paddle.get_device().startswith("gpu"):
+        return None
+    return paddle.device.cuda.max_memory_allocated()
+
+
+def _local_processes() -> int:
+    return max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+
+
+def _drop_launcher_threads() -> None:
+    # The launcher imports Paddle, which exports OMP_NUM_THREADS=1 when it is unset; the processes
+    # it starts inherit that as if the user had asked for one thread.
+    if "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _is_amd() -> bool:
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def _at_least_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

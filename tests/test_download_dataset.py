@@ -1,0 +1,169 @@
+"""The download script against a local server that can break off, refuse, or ignore ranges."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import tasks
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "download_dataset.sh"
+ROW = {"context": "x" * 200, "input": "What is the pass key?", "answer": "1"}
+WHOLE = (json.dumps(ROW) + "\n").encode() * tasks.TASKS["passkey"].examples
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content`` for every path; sends at most ``break_after`` bytes of an answer."""
+
+    content = WHOLE
+    break_after: int | None = None
+    ranges = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        asked = self.headers.get("Range")
+        server.requests.append((self.path, asked))
+        start = int(asked.split("=")[1].rstrip("-")) if asked and server.ranges else 0
+        size = len(server.content)
+        if start >= size:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+        self.wfile.write(server.content[start:][: server.break_after])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def download(out_dir: Path, port: int, task: str = "passkey") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(SCRIPT), "--task", task, "--out_dir", str(out_dir)],
+        env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}/", "no_proxy": "*"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess, status: int, *parts: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_a_whole_file_gets_its_name_and_is_not_fetched_twice(server, tmp_path):
+    done = download(tmp_path, server.server_port)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(tmp_path) == ["passkey.jsonl"]
+    assert (tmp_path / "passkey.jsonl").read_bytes() == WHOLE
+    path = "/datasets/xinrongzhang2022/InfiniteBench/resolve/main/passkey.jsonl?download=true"
+    assert server.requests == [(path, None)]
+    assert download(tmp_path, server.server_port).returncode == 0
+    assert len(server.requests) == 1
+
+
+def test_a_broken_transfer_is_resumed_where_it_stopped(server, tmp_path):
+    server.break_after = 50_000
+    done = download(tmp_path, server.server_port)
+    assert_one_sentence(done, 1, "passkey.jsonl", "broke off", "run this again")
+    assert names(tmp_path) == ["passkey.jsonl.part"]
+    server.break_after = None
+    assert download(tmp_path, server.server_port).returncode == 0
+    assert server.requests[-1][1] == "bytes=50000-"
+    assert names(tmp_path) == ["passkey.jsonl"]
+    assert (tmp_path / "passkey.jsonl").read_bytes() == WHOLE
+
+
+def test_a_server_without_ranges_gets_the_whole_file_again(server, tmp_path):
+    server.ranges = False
+    (tmp_path / "passkey.jsonl.part").write_bytes(WHOLE[:50_000])
+    assert download(tmp_path, server.server_port).returncode == 0
+    assert (tmp_path / "passkey.jsonl").read_bytes() == WHOLE
+
+
+def test_a_finished_part_needs_no_server(server, tmp_path):
+    (tmp_path / "passkey.jsonl.part").write_bytes(WHOLE)
+    assert download(tmp_path, server.server_port).returncode == 0
+    assert names(tmp_path) == ["passkey.jsonl"] and not server.requests
+
+
+@pytest.mark.parametrize("part", [b"<html>" * 1000, WHOLE * 2], ids=["garbage", "too long"])
+def test_a_part_of_something_else_is_replaced(server, tmp_path, part):
+    (tmp_path / "passkey.jsonl.part").write_bytes(part)
+    assert download(tmp_path, server.server_port).returncode == 0
+    assert (tmp_path / "passkey.jsonl").read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (WHOLE[: -len(json.dumps(ROW)) - 1], "has 589 examples, the published file has 590"),
+        (WHOLE[:-9], "line 590: malformed JSON"),
+        (b"<html>sign in</html>", "line 1: malformed JSON"),
+    ],
+    ids=["a line short", "cut", "a web page"],
+)
+def test_what_is_not_the_published_file_is_not_kept(server, tmp_path, content, message):
+    server.content = content
+    done = download(tmp_path, server.server_port)
+    assert_one_sentence(done, 1, "the download is not whole", message)
+    assert names(tmp_path) == []
+
+
+def test_without_a_server_nothing_is_left_behind(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        done = download(tmp_path, unused.getsockname()[1])
+    assert_one_sentence(done, 1, "passkey.jsonl", "the server cannot be reached")
+    assert names(tmp_path) == []
+
+
+def test_a_file_of_ones_own_is_not_replaced(server, tmp_path):
+    own = json.dumps(ROW).encode()
+    (tmp_path / "passkey.jsonl").write_bytes(own)
+    done = download(tmp_path, server.server_port)
+    assert_one_sentence(done, 2, f"{tmp_path}/passkey.jsonl has 1 examples", "move it away")
+    assert (tmp_path / "passkey.jsonl").read_bytes() == own and not server.requests
+
+
+@pytest.mark.parametrize(
+    ("task", "message"), [("nonsense", "unknown task 'nonsense'"), ("needle", "is built by data/")]
+)
+def test_a_task_without_a_published_file_is_named(tmp_path, task, message):
+    assert_one_sentence(download(tmp_path, 9, task), 2, message)
