@@ -105,8 +105,8 @@ def grade(path: Path, task: tasks.Task, model_name: str = "") -> Grade:
 def table(chosen: Iterable[tasks.Task], grades: Grades) -> str:
     """The grades as an aligned Markdown table.
 
-    The averages are those of the release: over its tasks, with and without Retrieve.KV. How many of
-    them have predictions stands in brackets.
+    The averages are those of the release: over its tasks, with and without Retrieve.KV, as far as
+    they have predictions; the number of tasks stands in brackets.
     """
     rows = [["Task", "Examples", *grades]]
     for task in chosen:
@@ -114,7 +114,7 @@ def table(chosen: Iterable[tasks.Task], grades: Grades) -> str:
         counts = [str(n) for n in sorted({grade.examples for grade in of_task if grade})]
         cells = [f"{grade.score:.4f}" if grade else DASH for grade in of_task]
         rows.append([task.table_name, "/".join(counts) or DASH, *cells])
-    for name, left_out in (("Average", ()), ("Average without KV", (KV,))):
+    for name, left_out in (("Average (tasks)", ()), ("Without KV (tasks)", (KV,))):
         names = [task for task in tasks.RELEASE_TASKS if task not in left_out]
         rows.append([name, "", *(_average(of_run, names) for of_run in grades.values())])
     return _markdown(rows)

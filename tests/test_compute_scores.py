@@ -53,8 +53,8 @@ def test_every_run_stands_side_by_side(output_dir):
         "Retrieve.PassKey": ["2/4", "0.7500", "0.5000"],
         "Retrieve.KV": ["1", "1.0000", "-"],
         "Needle": ["1", "1.0000", "-"],
-        "Average": ["", "0.8750 (2)", "0.5000 (1)"],
-        "Average without KV": ["", "0.7500 (1)", "0.5000 (1)"],
+        "Average (tasks)": ["", "0.8750 (2)", "0.5000 (1)"],
+        "Without KV (tasks)": ["", "0.7500 (1)", "0.5000 (1)"],
     }
     assert len({len(line) for line in done.stdout.splitlines()}) == 1, "the columns line up"
     assert json.loads((output_dir / "scores.json").read_text("utf-8")) == {
@@ -76,7 +76,7 @@ def test_all_is_a_row_for_each_task_of_the_release(output_dir):
     rows = cells(done.stdout)
     assert len(rows) == 2 + 11 + 2
     assert rows["Zh.QA"] == ["-", "-", "-"]
-    assert rows["Average"] == ["", "0.8750 (2)", "0.5000 (1)"]
+    assert rows["Average (tasks)"] == ["", "0.8750 (2)", "0.5000 (1)"]
 
 
 def test_runs_may_lie_deeper(tmp_path):
@@ -91,7 +91,7 @@ def test_math_calc_of_the_run_called_gpt4_drops_the_first_number(tmp_path):
         write(tmp_path / name, "math_calc", ("1, 4, 8", [4, 8]))
     done = run("--output_dir", tmp_path)
     assert cells(done.stdout)["Math.Calc"] == ["1", "1.0000", "0.0000"]
-    assert cells(done.stdout)["Average"] == ["", "-", "-"]
+    assert cells(done.stdout)["Average (tasks)"] == ["", "-", "-"]
 
 
 def test_a_malformed_file_is_named_and_the_rest_is_graded(output_dir):

@@ -110,6 +110,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
         (["--task", "kv_retrieval", "--haystack", "prose"], "has no haystack"),
         (["--task", "math_find", "--kinds", "biggest"], "unknown kind 'biggest'"),
         (["--task", "passkey", "--out_dir", "/proc/nowhere"], "cannot write /proc/nowhere/passkey"),
+        (["--task", "passkey", "--out_dir", "pyproject.toml"], "cannot write pyproject.toml/pass"),
         (
             ["--task", "passkey", "--model_path", "no-such-model"],
             "there is no model 'no-such-model'",

@@ -26,6 +26,8 @@ class LayerCache:
         lengths: entries that each kv head keeps in the prefix.
         tail_keys, tail_values: ``[kv_heads, capacity, head_dim]``, of which ``tail`` are written.
         tail: entries written to the tail.
+        positions: where in the prompt the prefix's entries come from, ``[sum(lengths)]``; only
+            when recorded, and until decoding evicts.
     """
 
     keys: Tensor
@@ -34,13 +36,25 @@ class LayerCache:
     tail_keys: Tensor = None
     tail_values: Tensor = None
     tail: int = 0
+    positions: Tensor = None
 
     @classmethod
-    def compact(cls, k: Tensor, v: Tensor, mask: Tensor | None) -> LayerCache:
+    def compact(cls, k: Tensor, v: Tensor, mask: Tensor | None, record: bool = False) -> LayerCache:
         """Keep the entries of ``[kv_heads, N, head_dim]`` where bool ``mask [kv_heads, N]`` is set.
 
-        Order is preserved. ``mask=None`` keeps everything, without a copy.
+        Order is preserved. ``mask=None`` keeps everything, without a copy. ``record`` fills in
+        ``positions``.
         """
+        heads, n, head_dim = k.shape
+        layer = cls._compact(k, v, mask)
+        if record:
+            ns = namespace(k)
+            every = ns.arange(n, device=k.device).expand(heads, n)
+            layer.positions = every[mask] if mask is not None else every.reshape(-1)
+        return layer
+
+    @classmethod
+    def _compact(cls, k: Tensor, v: Tensor, mask: Tensor | None) -> LayerCache:
         heads, n, head_dim = k.shape
         if mask is None:
             return cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
@@ -64,6 +78,8 @@ class LayerCache:
         index = keep.nonzero().reshape(-1)
         self.keys = self.keys.index_select(0, index)
         self.values = self.values.index_select(0, index)
+        if self.positions is not None:
+            self.positions = self.positions.index_select(0, index)
 
     def runs(self):
         """The prefix by runs of consecutive heads of equal length, without copies.
@@ -104,7 +120,13 @@ class LayerCache:
             self.tail_values[:, : self.tail] = old[1][:, : self.tail]
 
     def fork(self) -> LayerCache:
-        """The same prefix, not copied, with an empty tail of its own."""
+        """The same prefix, not copied, with an empty tail of its own.
+
+        Raises:
+            ValueError: the tail has entries.
+        """
+        if self.tail:
+            raise ValueError("only a cache without decoded tokens can be forked")
         return LayerCache(self.keys, self.values, list(self.lengths))
 
     @property

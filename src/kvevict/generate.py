@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 from .attention import ColumnStatistic, attend
@@ -77,12 +78,14 @@ class Session:
         return hidden
 
     def fork(self) -> Session:
-        """Go on from here without harming this session; the prompt's entries are shared."""
-        if self._decoding:
-            raise InputError("a policy that evicts while decoding cannot answer several questions")
-        other = Session.__new__(Session)
-        other.model, other.cache = self.model, self.cache.fork()
-        other.logits, other._decoding = self.logits, None
+        """Go on from here without harming this session; the prompt's entries are shared.
+
+        Raises:
+            ValueError: the session has gone on since its prompt.
+        """
+        other = copy(self)
+        other.cache = self.cache.fork()
+        other._decoding = self._decoding.fork() if self._decoding else None
         return other
 
     @property
@@ -91,7 +94,11 @@ class Session:
 
 
 def prefill(
-    model: Decoder, ids: list[int], policies: list[Policy], example: int = 0
+    model: Decoder,
+    ids: list[int],
+    policies: list[Policy],
+    example: int = 0,
+    record: bool = False,
 ) -> list[Session]:
     """Run the prompt once, evicting for every policy as each layer is done.
 
@@ -102,11 +109,18 @@ def prefill(
         ids: the prompt, at least one token.
         policies: at least one.
         example: counts into the noise of the policies that draw.
+        record: note in each layer's cache which positions were kept.
 
     Returns:
         A session for each policy, its next logits ready.
+
+    Raises:
+        InputError: no tokens, or more than the model has positions.
+        FloatingPointError: a policy's scores are not finite.
     """
-    sessions, hidden = prefill_hidden(model, model.embed(_checked(ids)), policies, example)
+    if not ids:
+        raise InputError("the prompt has no tokens")
+    sessions, hidden = prefill_hidden(model, model.embed(ids), policies, example, record)
     logits = model.logits(hidden[:, -1:])
     for session in sessions:
         session.logits = logits
@@ -114,11 +128,15 @@ def prefill(
 
 
 def prefill_hidden(
-    model: Decoder, hidden: Tensor, policies: list[Policy], example: int = 0
+    model: Decoder,
+    hidden: Tensor,
+    policies: list[Policy],
+    example: int = 0,
+    record: bool = False,
 ) -> tuple[list[Session], Tensor]:
     """As :func:`prefill`, from embeddings to the last layer's output."""
     n = hidden.shape[1]
-    evictions = [Eviction(p, n, model.layers, model.kv_heads, example) for p in policies]
+    evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
     sessions = [Session(model, e, DecodeEviction.of(e)) for e in evictions]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
     for layer in range(model.layers):
@@ -167,12 +185,6 @@ def _by_chunks(model: Decoder, layer: int, hidden: Tensor, mixed: Tensor) -> Ten
         for i in range(0, n, CHUNK)
     ]
     return namespace(hidden).cat(parts, dim=1)
-
-
-def _checked(ids: list[int]) -> list[int]:
-    if not ids:
-        raise InputError("the prompt has no tokens")
-    return ids
 
 
 def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -> list[int]:

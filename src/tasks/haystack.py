@@ -62,8 +62,9 @@ def words(kind: str, split: str) -> tuple[str, ...]:
 def prose(split: str) -> tuple[str, ...]:
     """The sentences of a split in reading order, each with the space or blank line behind it.
 
-    Documentation topics are divided between the splits. A sentence that stands in topics of both
-    counts for the first of ``SPLITS`` only.
+    Documentation topics are divided between the splits, about 100 KB or 20K tokens for each; longer
+    contexts go through them again. A sentence that stands in topics of both counts for the first of
+    ``SPLITS`` only.
     """
     from pydoc_data.topics import topics
 

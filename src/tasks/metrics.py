@@ -11,10 +11,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Union
 
 from kvevict.errors import InputError
+from tasks import rouge
 
 Label = Union[str, int, float, list]
 
@@ -74,7 +74,7 @@ def character_f1(prediction: str, label: Label) -> float:
 
 def rouge_lsum(prediction: str, label: Label) -> float:
     """En.Sum: the best ROUGE-Lsum F-measure over the labels, without stemming."""
-    return _rouge().score_multi(_texts(label), prediction)["rougeLsum"].fmeasure
+    return max(rouge.rouge_lsum(prediction, text) for text in _texts(label))
 
 
 def choice(prediction: str, label: Label) -> float:
@@ -217,11 +217,3 @@ def _f1(prediction: list[str], label: list[str]) -> float:
         return 0.0
     precision, recall = overlap / len(prediction), overlap / len(label)
     return 2 * precision * recall / (precision + recall)
-
-
-@lru_cache(maxsize=1)
-def _rouge():
-    # Imported late: it takes a second, and only one task needs it.
-    from rouge_score import rouge_scorer
-
-    return rouge_scorer.RougeScorer(["rougeLsum"], use_stemmer=False)

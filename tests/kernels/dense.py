@@ -1,12 +1,29 @@
-"""Float64 references and random inputs for the kernels' tests."""
+"""What the kernels' tests share: where they run, random inputs and a float64 reference.
+
+They run on the GPU where there is one, and in Triton's interpreter where not. A test module that
+imports this is skipped where PyTorch or Triton is missing.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 
-import torch
+import pytest
 
+torch = pytest.importorskip("torch", reason="the kernels are compared with PyTorch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    if "triton" in sys.modules and "TRITON_INTERPRET" not in os.environ:
+        pytest.skip("Triton came before its interpreter was chosen", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a function is made a kernel, Triton's own too
+pytest.importorskip("triton", reason="the kernels are written in Triton")
+
+from kvevict import kernels  # noqa: E402
+
+__all__ = ["DEVICE", "DTYPES", "TOLERANCE", "attention", "error", "heads", "kernels", "torch"]
+
 # The interpreter multiplies matrices with NumPy, which has no bfloat16.
 DTYPES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 6e-3}  # of outputs rounded to these types

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from kvevict.errors import InputError
-from kvevict.kernels import column_statistic
-from tests.kernels.dense import DEVICE, DTYPES, attention, error, heads
+from tests.kernels.dense import DEVICE, DTYPES, attention, error, heads, kernels, torch
 
 # batch, query heads, kv heads, rows, keys, head_dim
 SHAPES = [
@@ -32,11 +30,11 @@ def test_sums_match_dense_attention(shape, reduce, per_kv_head, dtype):
     expected = (weights if reduce == "sum" else weights**2).sum(-2)
     expected = expected.sum(2) if per_kv_head else expected.flatten(1, 2)
 
-    got = column_statistic(q, k, lse.float(), reduce, per_kv_head)
+    got = kernels.column_statistic(q, k, lse.float(), reduce, per_kv_head)
 
     assert got.dtype == torch.float32 and got.shape == expected.shape
     assert error(got, expected) < 1e-5
-    assert torch.equal(got, column_statistic(q, k, lse.float(), reduce, per_kv_head))
+    assert torch.equal(got, kernels.column_statistic(q, k, lse.float(), reduce, per_kv_head))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -51,7 +49,7 @@ def test_counts_match_dense_attention(shape, per_kv_head, dtype):
         weights = weights.sum(2, keepdim=True)
     mean = (query_heads // kv_heads if per_kv_head else 1) / visible.sum(-1, keepdim=True)
 
-    got = column_statistic(q, k, lse.float(), "count_below_mean", per_kv_head)
+    got = kernels.column_statistic(q, k, lse.float(), "count_below_mean", per_kv_head)
 
     # A weight within rounding of its mean may fall on either side; the first row's is its mean.
     decided = visible & (visible.sum(-1, keepdim=True) > 1)
@@ -65,7 +63,7 @@ def test_strides_and_slices_are_taken_as_they_are():
     q = heads(1, 4, 150, 128, torch.float16)
     k = heads(1, 2, 150, 128, torch.float16)
     weights, lse, _ = attention(q, k)
-    got = column_statistic(q[:, :, -40:], k, lse.float()[:, :, -40:], "sum", True)
+    got = kernels.column_statistic(q[:, :, -40:], k, lse.float()[:, :, -40:], "sum", True)
     assert error(got, weights[..., -40:, :].sum(-2).sum(2)) < 1e-5
 
 
@@ -73,9 +71,9 @@ def test_what_the_kernels_cannot_take_is_said():
     q = heads(1, 2, 8, 96, torch.float16)
     lse = torch.zeros(1, 2, 8, device=DEVICE)
     with pytest.raises(InputError, match="head_dim"):
-        column_statistic(q, q, lse, "sum", True)
+        kernels.column_statistic(q, q, lse, "sum", True)
     q = heads(1, 2, 8, 64, torch.float32)
     with pytest.raises(InputError, match="bfloat16 or float16"):
-        column_statistic(q, q, lse, "sum", True)
+        kernels.column_statistic(q, q, lse, "sum", True)
     with pytest.raises(InputError, match="'mean'"):
-        column_statistic(q, q, lse, "mean", True)
+        kernels.column_statistic(q, q, lse, "mean", True)

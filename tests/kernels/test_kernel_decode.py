@@ -3,10 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
-from kvevict.kernels import decode_attention
-from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, error, heads
+from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, error, heads, kernels, torch
 
 # query heads, new tokens, head_dim, entries of each kv head, tail capacity, tail length
 CASES = [
@@ -41,7 +39,7 @@ def test_ragged_heads_match_dense_attention(case, dtype):
     tail_k[:, tail_len:] = tail_v[:, tail_len:] = math.nan  # not yet written
 
     length = torch.tensor([tail_len], dtype=torch.int32, device=DEVICE)
-    got = decode_attention(q, keys, values, starts, tail_k, tail_v, length)
+    got = kernels.decode_attention(q, keys, values, starts, tail_k, tail_v, length)
 
     ends = torch.tensor(lengths).cumsum(0).tolist()
     expected = torch.empty(got.shape, dtype=torch.float64, device=DEVICE)
@@ -64,11 +62,11 @@ def test_a_graph_follows_a_growing_tail():
     tail_k, tail_v = (heads(1, 2, 50, 128, torch.bfloat16)[0] for _ in range(2))
     length = torch.tensor([1], dtype=torch.int32, device=DEVICE)
     arguments = (q, keys, values, starts, tail_k, tail_v, length)
-    decode_attention(*arguments)
+    kernels.decode_attention(*arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = decode_attention(*arguments)
+        out = kernels.decode_attention(*arguments)
     for tail_len in (1, 17, 50):
         length.fill_(tail_len)
         graph.replay()
-        assert torch.equal(out, decode_attention(*arguments))
+        assert torch.equal(out, kernels.decode_attention(*arguments))

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from kvevict.kernels import flash_forward
-from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, attention, error, heads
+from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, attention, error, heads, kernels, torch
 
 # batch, query heads, kv heads, rows, keys, head_dim
 SHAPES = [
@@ -29,7 +27,7 @@ def test_output_and_log_sum_exp_match_dense_attention(shape, dtype):
     weights, expected_lse, _ = attention(q, k)
     expected = (weights @ v.double().unsqueeze(2)).reshape(q.shape)
 
-    out, lse = flash_forward(q, k, v)
+    out, lse = kernels.flash_forward(q, k, v)
 
     assert out.dtype == dtype and lse.dtype == torch.float32
     assert error(out, expected) < TOLERANCE[dtype]

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvevict.errors import InputError
-from kvevict.kernels import gather, gather_ragged, ragged_positions, select
-from tests.kernels.dense import DEVICE, heads
+from tests.kernels.dense import DEVICE, heads, kernels, torch
 
 
 def gumbel(tokens: int, key: int) -> np.ndarray:
@@ -34,7 +32,8 @@ def expected(scores: np.ndarray, sinks: int, recent: int, top_k: int, draw: int,
 
 def check(scores: torch.Tensor, sinks: int, recent: int, top_k: int, draw: int) -> None:
     keys = torch.randint(0, 2**32, (scores.shape[0] * scores.shape[1],))
-    got = select(scores, sinks, recent, top_k, draw, keys.to(DEVICE)).cpu().flatten(0, 1).numpy()
+    got = kernels.select(scores, sinks, recent, top_k, draw, keys.to(DEVICE))
+    got = got.cpu().flatten(0, 1).numpy()
     for row, head, key in zip(got, scores.cpu().flatten(0, 1).numpy(), keys.tolist()):
         np.testing.assert_array_equal(row, expected(head, sinks, recent, top_k, draw, key))
 
@@ -66,7 +65,7 @@ def test_any_split_of_any_length(data):
 def test_more_than_there_is_cannot_be_kept():
     scores = torch.zeros(1, 1, 10, device=DEVICE)
     with pytest.raises(InputError, match="10 positions"):
-        select(scores, 3, 3, 3, 2, torch.zeros(1, dtype=torch.int64, device=DEVICE))
+        kernels.select(scores, 3, 3, 3, 2, torch.zeros(1, dtype=torch.int64, device=DEVICE))
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
@@ -74,7 +73,7 @@ def test_gather_copies_the_chosen_entries(head_dim):
     x = heads(2, 3, 301, head_dim, torch.float16)
     indices = torch.rand(2, 3, 301, device=DEVICE).argsort(-1)[..., :77].sort(-1).values.int()
     expected = x.gather(2, indices.long()[..., None].expand(-1, -1, -1, head_dim))
-    assert torch.equal(gather(x, indices), expected)
+    assert torch.equal(kernels.gather(x, indices), expected)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
@@ -85,7 +84,7 @@ def test_ragged_compaction_keeps_order(head_dim):
     counts = keep.sum(-1).flatten()
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
 
-    positions = ragged_positions(keep, starts, int(starts[-1]))
+    positions = kernels.ragged_positions(keep, starts, int(starts[-1]))
 
     assert torch.equal(positions.long(), keep.nonzero()[:, -1])
-    assert torch.equal(gather_ragged(x, positions, starts, int(counts.max())), x[keep])
+    assert torch.equal(kernels.gather_ragged(x, positions, starts, int(counts.max())), x[keep])

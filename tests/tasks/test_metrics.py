@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks
@@ -160,6 +160,17 @@ def test_rouge_lsum_is_per_line_and_takes_the_best_label():
     assert metrics.rouge_lsum("running", ["run"]) == 0  # no stemming
     assert metrics.rouge_lsum("a b x y", ["q", "a b"]) == pytest.approx(2 / 3)
     assert metrics.rouge_lsum("", ["a"]) == 0
+
+
+few_words = st.lists(st.sampled_from(["a", "b", "c", "D.", "é", "\n"])).map(" ".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(few_words, few_words)
+def test_rouge_lsum_is_googles(prediction, label):
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeLsum"])
+    wanted = scorer.score(label, prediction)["rougeLsum"].fmeasure
+    assert metrics.rouge_lsum(prediction, [label]) == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", list(tasks.TASKS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import paddle
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM, apply_rotary_pos_emb
@@ -27,6 +28,7 @@ class PaddleNLPDecoder:
         self.query_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.max_positions = config.max_position_embeddings
+        self._rotated: tuple[Any, Any] = (None, None)
 
     @paddle.no_grad()
     def embed(self, ids: list[int]) -> Tensor:
@@ -43,15 +45,22 @@ class PaddleNLPDecoder:
             projection(x).reshape([1, tokens, -1, self.head_dim])
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        rotary = attention.rotary_emb
-        if start + tokens > rotary.cos_cached.shape[1]:
-            raise InputError(
-                f"the sequence reaches {start + tokens} tokens, beyond the model's "
-                f"{rotary.cos_cached.shape[1]} positions"
-            )
-        cos, sin = (t.astype(q.dtype) for t in rotary(v, seq_len=start + tokens))
-        q, k = apply_rotary_pos_emb(q, k, cos[:, start:], sin[:, start:], None)
+        cos, sin = self._rotation(start, tokens, q)
+        q, k = apply_rotary_pos_emb(q, k, cos, sin, None)
         return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
+
+    def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[1, tokens, 1, head_dim]``, looked up once for all layers."""
+        if self._rotated[0] != (start, tokens):
+            if start + tokens > self.max_positions:
+                raise InputError(
+                    f"the sequence reaches {start + tokens} tokens, beyond the model's "
+                    f"{self.max_positions} positions"
+                )
+            rotary = self.model.llama.layers[0].self_attn.rotary_emb
+            tables = rotary(like, seq_len=start + tokens)
+            self._rotated = ((start, tokens), tuple(t[:, start:] for t in tables))
+        return self._rotated[1]
 
     @paddle.no_grad()
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:

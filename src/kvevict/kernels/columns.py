@@ -12,11 +12,10 @@ import math
 
 from ..errors import InputError
 from ..tensors import Tensor
-from .runtime import LOG2_E, check_heads, descriptor, row_major, tl, triton
+from .runtime import LOG2_E, check_heads, row_major, tiles, tl, triton
 
 KEYS = 128  # that a program owns
 POWER = {"sum": 1, "sum_of_squares": 2}
-LOG2E = tl.constexpr(LOG2_E)
 
 
 def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head: bool) -> Tensor:
@@ -41,7 +40,7 @@ def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head
     if reduce not in (*POWER, "count_below_mean"):
         raise InputError(f"no column statistic is called {reduce!r}")
     check_heads(q, k)
-    q, k, lse = row_major(q), row_major(k), lse.contiguous()
+    q, k = row_major(q), row_major(k)
     batch, query_heads, rows, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     group = query_heads // kv_heads
@@ -51,7 +50,13 @@ def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head
     counting = reduce == "count_below_mean"
     tile_rows = 64 if head_dim == 256 or counting else 128
     tile_rows = min(max(32, triton.next_power_of_2(rows)), tile_rows)
-    operands = (descriptor(q, tile_rows), descriptor(k, KEYS), lse, out, rows, keys)
+    padded = triton.cdiv(rows, tile_rows) * tile_rows
+    # Scores start at −lse·√d instead of 0, which subtracts it for nothing. A row past the end
+    # starts at −∞.
+    bias = lse.new_full([batch, query_heads, padded], -math.inf)
+    bias[:, :, :rows] = lse * -math.sqrt(head_dim)
+    operands = (tiles(q, tile_rows), tiles(k, KEYS), bias, out, padded, rows, keys)
+    log2_scale = LOG2_E / math.sqrt(head_dim)
     sizes = {
         "GROUP": group,
         "SUMMED": query_heads // heads_out,
@@ -59,23 +64,18 @@ def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head
         "ROWS": tile_rows,
         "KEYS": KEYS,
     }
-    scale = 1 / math.sqrt(head_dim)
+    launch = {"num_warps": 8, "num_stages": 2}
     if counting:
         grid = (triton.cdiv(keys, KEYS), batch * heads_out)
-        _count_below_mean[grid](
-            *operands, query_heads, scale * LOG2_E, **sizes, num_warps=8, num_stages=2
-        )
+        _count_below_mean[grid](*operands, query_heads, log2_scale, **sizes, **launch)
     else:
         grid = (triton.cdiv(keys, KEYS), batch * kv_heads)
-        _sum[grid](
-            *operands, kv_heads, POWER[reduce] * scale * LOG2_E, -1 / scale, **sizes,
-            num_warps=8, num_stages=2,
-        )  # fmt: skip
+        _sum[grid](*operands, kv_heads, POWER[reduce] * log2_scale, **sizes, **launch)
     return out
 
 
 @triton.jit
-def _sum(q_tiles, k_tiles, lse, out, rows, keys, kv_heads, log2_scale, minus_root,
+def _sum(q_tiles, k_tiles, bias, out, padded, rows, keys, kv_heads, log2_scale,
          GROUP: tl.constexpr, SUMMED: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
          KEYS: tl.constexpr):  # fmt: skip
     batch, kv_head = tl.program_id(1) // kv_heads, tl.program_id(1) % kv_heads
@@ -88,40 +88,41 @@ def _sum(q_tiles, k_tiles, lse, out, rows, keys, kv_heads, log2_scale, minus_roo
     clear = tl.minimum(tl.cdiv(tl.maximum(unseen + KEYS - 1, 0), ROWS), end)
     for part in range(GROUP // SUMMED):
         head = kv_head * GROUP + part * SUMMED
-        lse_head = lse + (batch * kv_heads * GROUP + head).to(tl.int64) * rows
         column = tl.zeros([KEYS], tl.float32)
-        column = _add_tiles(column, k, q_tiles, batch, head, lse_head, begin, clear, rows,
-                            keys - rows, key, log2_scale, minus_root, SUMMED, D, ROWS, KEYS,
+        column = _add_tiles(column, k, q_tiles, batch, head, kv_heads * GROUP, bias, padded, begin,
+                            clear, key - (keys - rows), log2_scale, SUMMED, D, ROWS, KEYS,
                             True)  # fmt: skip
-        column = _add_tiles(column, k, q_tiles, batch, head, lse_head, clear, end, rows,
-                            keys - rows, key, log2_scale, minus_root, SUMMED, D, ROWS, KEYS,
+        column = _add_tiles(column, k, q_tiles, batch, head, kv_heads * GROUP, bias, padded, clear,
+                            end, key - (keys - rows), log2_scale, SUMMED, D, ROWS, KEYS,
                             False)  # fmt: skip
         row_out = tl.program_id(1) * (GROUP // SUMMED) + part
         tl.store(out + row_out.to(tl.int64) * keys + key, column, mask=key < keys)
 
 
 @triton.jit
-def _add_tiles(column, k, q_tiles, batch, head, lse_head, begin, end, rows, ahead, key, log2_scale,
-               minus_root, HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+def _add_tiles(column, k, q_tiles, batch, head, query_heads, bias, padded, begin, end, first_row,
+               log2_scale, HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
                KEYS: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Add to ``column`` the weights of HEADS heads on row tiles ``begin`` to ``end``."""
+    """Add to ``column`` the weights of HEADS heads on row tiles ``begin`` to ``end``.
+
+    ``first_row`` is the first row that sees each key.
+    """
+    bias += (batch * query_heads + head).to(tl.int64) * padded
     for step in range((end - begin) * HEADS):
         start = (begin + step // HEADS) * ROWS
         row = start + tl.arange(0, ROWS)
         q = q_tiles.load([batch, head + step % HEADS, start, 0]).reshape(ROWS, D)
-        # A row past the end gets the weight exp(-inf).
-        lse = tl.load(lse_head + step % HEADS * rows + row, mask=row < rows, other=float("inf"))
-        # Scores start at −lse·√d instead of 0: the subtraction is free and needs no registers.
-        scores = tl.dot(k, q.T, acc=tl.broadcast_to((lse * minus_root)[None, :], (KEYS, ROWS)))
+        shift = tl.load(bias + step % HEADS * padded + row)
+        scores = tl.dot(k, q.T, acc=tl.broadcast_to(shift[None, :], (KEYS, ROWS)))
         weights = tl.exp2(scores * log2_scale)
         if MASKED:
-            weights = tl.where(key[:, None] <= row[None, :] + ahead, weights, 0.0)
+            weights = tl.where(row[None, :] >= first_row[:, None], weights, 0.0)
         column += tl.sum(weights, axis=1)
     return column
 
 
 @triton.jit
-def _count_below_mean(q_tiles, k_tiles, lse, out, rows, keys, query_heads, log2_scale,
+def _count_below_mean(q_tiles, k_tiles, bias, out, padded, rows, keys, query_heads, log2_scale,
                       GROUP: tl.constexpr, SUMMED: tl.constexpr, D: tl.constexpr,
                       ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     heads_out = query_heads // SUMMED
@@ -129,15 +130,16 @@ def _count_below_mean(q_tiles, k_tiles, lse, out, rows, keys, query_heads, log2_
     first_key = tl.program_id(0) * KEYS
     key = first_key + tl.arange(0, KEYS)
     k = k_tiles.load([batch, head // GROUP, first_key, 0]).reshape(KEYS, D)
-    lse_head = lse + (batch * query_heads + head).to(tl.int64) * rows
+    bias += (batch * query_heads + head).to(tl.int64) * padded
     count = tl.zeros([KEYS], tl.int32)
     for start in range(tl.maximum(first_key - (keys - rows), 0) // ROWS * ROWS, rows, ROWS):
         row = start + tl.arange(0, ROWS)
         weights = tl.zeros([KEYS, ROWS], tl.float32)
         for member in range(SUMMED):
             q = q_tiles.load([batch, head + member, start, 0]).reshape(ROWS, D)
-            lse_row = tl.load(lse_head + member * rows + row, mask=row < rows, other=0.0)
-            weights += tl.exp2(tl.dot(k, q.T) * log2_scale - (lse_row * LOG2E)[None, :])
+            shift = tl.load(bias + member * padded + row)
+            scores = tl.dot(k, q.T, acc=tl.broadcast_to(shift[None, :], (KEYS, ROWS)))
+            weights += tl.exp2(scores * log2_scale)
         position = row + (keys - rows)
         # The first token's only weight is 1, its own mean, whatever rounding makes of it.
         counts = (key[:, None] <= position[None, :]) & ((position > 0) & (row < rows))[None, :]

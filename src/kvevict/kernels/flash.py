@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..tensors import Tensor, namespace
-from .runtime import LOG2_E, check_heads, descriptor, row_major, tl, triton
+from .runtime import LOG2_E, check_heads, row_major, tiles, tl, triton
 
 LN_2 = tl.constexpr(1 / LOG2_E)
 
@@ -36,8 +36,8 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     lse = q.new_empty([batch, query_heads, rows], dtype=ns.float32)
     tile_rows, tile_keys = 128, 64 if head_dim == 256 else 128
     _flash[(triton.cdiv(rows, tile_rows), batch * query_heads)](
-        descriptor(q, tile_rows), descriptor(k, tile_keys), descriptor(v, tile_keys),
-        descriptor(out, tile_rows), lse, rows, keys, query_heads, LOG2_E / math.sqrt(head_dim),
+        tiles(q, tile_rows), tiles(k, tile_keys), tiles(v, tile_keys),
+        tiles(out, tile_rows), lse, rows, keys, query_heads, LOG2_E / math.sqrt(head_dim),
         GROUP=query_heads // kv_heads, D=head_dim, ROWS=tile_rows, KEYS=tile_keys,
         num_warps=8, num_stages=2 if head_dim == 256 else 3,
     )  # fmt: skip

@@ -22,17 +22,25 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 HEAD_DIMS = (64, 128, 256)
 LOG2_E = 1.4426950408889634
 
-__all__ = ["HEAD_DIMS", "LOG2_E", "check_heads", "descriptor", "row_major", "tl", "triton"]
+__all__ = ["HEAD_DIMS", "LOG2_E", "check_heads", "row_major", "tiles", "tl", "triton"]
+
+
+class Tiles(TensorDescriptor):
+    """Descriptor of bulk copies, without a check that asks Paddle's dtypes for what they lack."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def tiles(x: Tensor, rows: int) -> Tiles:
+    """``[batch, heads, tokens, head_dim]`` in tiles of ``rows`` tokens of one head."""
+    return Tiles(x, list(x.shape), list(x.stride()), [1, 1, rows, x.shape[-1]])
 
 
 def row_major(x: Tensor) -> Tensor:
-    """``x`` itself if its last axis is contiguous, as the kernels need; otherwise a copy."""
-    return x if x.stride()[-1] == 1 else x.contiguous()
-
-
-def descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    """For bulk copies of ``rows`` tokens of one head of ``[batch, heads, tokens, head_dim]``."""
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, x.shape[-1]])
+    """``x`` itself if its rows are contiguous and 16-byte aligned; otherwise a copy."""
+    *strides, last = x.stride()
+    return x if last == 1 and all(stride % 8 == 0 for stride in strides) else x.contiguous()
 
 
 def check_heads(q: Tensor, k: Tensor) -> None:

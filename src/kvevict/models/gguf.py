@@ -143,15 +143,13 @@ def _tokenizer(fields: dict, path: Path) -> FastTokenizer:
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if model != "gpt2":
         raise InputError(f"{path}: only byte-level BPE tokenizers can be read, this one is {model}")
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    backend = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=merges,
-            ignore_merges=pre == "llama-bpe",
-        )
-    )
+    try:
+        tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+        vocab = {token: i for i, token in enumerate(tokens)}
+        merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+        backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre == "llama-bpe"))
+    except Exception as error:  # the tokenizers package raises bare Exception
+        raise InputError(f"{path}: the tokenizer in it is not complete: {error}") from error
     backend.pre_tokenizer = _pre_tokenizer(pre, path)
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(
@@ -163,9 +161,8 @@ def _tokenizer(fields: dict, path: Path) -> FastTokenizer:
     )
     if fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
         bos_id = fields["tokenizer.ggml.bos_token_id"]
-        bos = tokens[bos_id]
         backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, bos_id)]
+            single=f"{tokens[bos_id]} $A", special_tokens=[(tokens[bos_id], bos_id)]
         )
     return FastTokenizer(backend)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kvevict.errors import InputError
@@ -15,41 +16,60 @@ _OPTIONAL = (
     "tokenizer_config.json",
     "tokenizer.model",
 )
+_HUGGING_FACE = "https://huggingface.co"
 
 
 def download(repo_id: str) -> Path:
     """Directory with the files of `repo_id`, from PaddleNLP's own hub or else Hugging Face's.
 
-    Weights are taken as safetensors only. Raises `InputError` when no hub answers or has them.
+    Weights are taken as safetensors only. Files that an earlier run downloaded need no network.
+    Raises `InputError` when neither hub has the model.
     """
-    config = _file(repo_id, "config.json")
+    hubs = [{}] if _hugging_face_is_down(repo_id) else [{}, {"from_hf_hub": True}]
+    for hub in hubs:
+        directory = _snapshot(repo_id, hub)
+        if directory is not None:
+            return directory
+    raise InputError(
+        f"{repo_id} could not be had as safetensors from PaddleNLP's or Hugging Face's hub "
+        f"(network, name or access); {INSTRUCT} is a model that needs no hub"
+    )
+
+
+def _snapshot(repo_id: str, hub: dict) -> Path | None:
+    config = _file(repo_id, "config.json", hub)
     if config is None:
-        raise InputError(
-            f"{repo_id} could not be reached on PaddleNLP's or Hugging Face's hub; "
-            f"{INSTRUCT} is a model that needs no hub"
-        )
-    index = _file(repo_id, "model.safetensors.index.json")
+        return None
+    index = _file(repo_id, "model.safetensors.index.json", hub)
+    weights = {"model.safetensors"}
     if index is not None:
-        weights = sorted(set(read_json(index).get("weight_map", {}).values()))
-    else:
-        weights = ["model.safetensors"]
-    for name in weights:
-        if _file(repo_id, name) is None:
-            raise InputError(f"{repo_id}: the hub gave no {name}; pickled weights are never loaded")
+        weights = set(read_json(index).get("weight_map", {}).values())
+    if not all(_file(repo_id, name, hub) for name in sorted(weights)):
+        return None
     for name in _OPTIONAL:
-        _file(repo_id, name)
+        _file(repo_id, name, hub)
     return config.parent
 
 
-def _file(repo_id: str, name: str) -> Path | None:
+def _file(repo_id: str, name: str, hub: dict) -> Path | None:
     with quiet():
         from paddlenlp.utils.download import resolve_file_path
+    try:
+        found = resolve_file_path(repo_id, [name], **hub)
+    except Exception:  # each hub's client raises its own kinds; all mean: not from here
+        return None
+    return None if found is None else Path(found)
 
-        for hub in ({}, {"from_hf_hub": True}):
-            try:
-                found = resolve_file_path(repo_id, [name], **hub)
-            except Exception:  # each hub's client raises its own kinds; all mean: not from here
-                continue
-            if found is not None:
-                return Path(found)
-    return None
+
+def _hugging_face_is_down(repo_id: str) -> bool:
+    # Its client tries each file for half a minute before it gives up.
+    import requests
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
+        return False
+    try:
+        requests.head(os.environ.get("HF_ENDPOINT", _HUGGING_FACE), timeout=5)
+    except requests.RequestException:
+        return True
+    return False

@@ -36,21 +36,15 @@ def load(model_path: str, dtype: str | None = None, device: str | None = None) -
     the CPU, and on a GPU bfloat16 where it has that, else float16. `device` is Paddle's name of
     one ("cpu", "gpu:0"), by default the current one. Raises `InputError` with one sentence.
     """
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise InputError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
     runtime.configure()
-    import paddle
-
     if device is not None:
         _set_device(device)
     checkpoint = read_checkpoint(str(model_path))
     from kvevict.models.paddle_llama import build
 
-    on_gpu = paddle.get_device().startswith("gpu")
-    if dtype is None:
-        gpu_dtype = "bfloat16" if on_gpu and paddle.amp.is_bfloat16_supported() else "float16"
-        dtype = gpu_dtype if on_gpu else "float32"
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise InputError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
-    model = build(checkpoint, dtype)
+    model = build(checkpoint, dtype or _default_dtype())
     return LoadedModel(
         model=model,
         tokenizer=checkpoint.tokenizer,
@@ -86,6 +80,14 @@ def read_checkpoint(model_path: str) -> Checkpoint:
         f"there is no model {model_path!r}: give a directory, a .gguf file, a hub id like "
         f"{DEFAULT_MODEL}, or a built-in ({', '.join(BUILTINS)})"
     )
+
+
+def _default_dtype() -> str:
+    import paddle
+
+    if not paddle.get_device().startswith("gpu"):
+        return "float32"
+    return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
 
 
 def _set_device(device: str) -> None:

@@ -12,24 +12,29 @@ from kvevict.errors import InputError
 from kvevict.models.checkpoint import Checkpoint, read_json, read_safetensors
 
 _PREFIX = "base_model.model."
-_OVERRIDES = ("rope_theta", "max_position_embeddings")
+_OVERRIDES = ("rope_theta", "rope_scaling", "max_position_embeddings")
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
 
 
 def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
     """`checkpoint` with W + (alpha / r) · B A for every adapted weight W, in float32.
 
-    `adapter` holds `adapter_config.json` and `adapter_model.safetensors`. The configuration may
-    also carry `rope_theta` and `max_position_embeddings`, which replace the base model's.
+    `adapter` holds `adapter_config.json` and `adapter_model.safetensors`. Beside
+    PEFT's own keys, its "base_config_overrides" may replace the base model's `rope_theta`,
+    `rope_scaling` and `max_position_embeddings`, for an adapter trained at other positions.
+    Raises `InputError` when the adapter is of another kind or does not fit.
     """
-    settings = read_json(adapter / "adapter_config.json")
-    for key in _UNSUPPORTED:
-        if settings.get(key):
-            raise InputError(f"{adapter / 'adapter_config.json'}: {key} is not supported")
+    config_file = adapter / "adapter_config.json"
+    settings = read_json(config_file)
+    overrides = settings.get("base_config_overrides") or {}
+    refused = [key for key in _UNSUPPORTED if settings.get(key)]
+    refused += [key for key in overrides if key not in _OVERRIDES]
+    if refused:
+        raise InputError(f"{config_file}: {refused[0]} is not supported")
     try:
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{adapter / 'adapter_config.json'} lacks r or lora_alpha") from error
+        raise InputError(f"{config_file} lacks r or lora_alpha") from error
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     factors = read_safetensors(adapter / "adapter_model.safetensors")
     tensors = dict(checkpoint.tensors)
@@ -39,10 +44,9 @@ def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
         down, up = factors.pop(name), factors.pop(f"{module}.lora_B.weight", None)
         if up is None or target not in tensors:
             raise InputError(f"{adapter}: {name} does not fit {checkpoint.source}")
-        tensors[target] = _merged(tensors[target], down, up, scale)
+        tensors[target] = _merged(tensors[target], down, up, scale, f"{adapter}: {module}")
     if factors:
         raise InputError(f"{adapter}: {next(iter(factors))} is not part of a LoRA adapter")
-    overrides = {key: settings[key] for key in _OVERRIDES if settings.get(key) is not None}
     return Checkpoint(
         source=str(adapter),
         config={**checkpoint.config, **overrides},
@@ -57,9 +61,14 @@ def _merged(
     down: Callable[[], np.ndarray],
     up: Callable[[], np.ndarray],
     scale: float,
+    what: str,
 ) -> Callable[[], np.ndarray]:
     def read() -> np.ndarray:
-        delta = up().astype(np.float32) @ down().astype(np.float32)
-        return base().astype(np.float32) + np.float32(scale) * delta
+        a, b, weight = (array().astype(np.float32) for array in (down, up, base))
+        if b.shape[1] != a.shape[0] or (b.shape[0], a.shape[1]) != weight.shape:
+            raise InputError(
+                f"{what}: B {list(b.shape)} times A {list(a.shape)} is not {list(weight.shape)}"
+            )
+        return weight + np.float32(scale) * (b @ a)
 
     return read

@@ -1,4 +1,4 @@
-"""A checkpoint as PaddleNLP's `LlamaForCausalLM`. Imports Paddle: `runtime.configure` comes first."""
+"""A checkpoint as PaddleNLP's `LlamaForCausalLM`; needs `runtime.configure` to have run."""
 
 from __future__ import annotations
 

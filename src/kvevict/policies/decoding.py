@@ -8,6 +8,7 @@ is held, with the head's budget from the prompt.
 
 from __future__ import annotations
 
+from copy import copy
 from fractions import Fraction
 
 from .. import budget
@@ -37,6 +38,12 @@ class DecodeEviction:
         """For policies that evict while decoding, on prompts long enough to be evicted."""
         wanted = eviction.policy.decode_slack is not None and eviction.active
         return cls(eviction) if wanted else None
+
+    def fork(self) -> DecodeEviction:
+        """The same state, going its own way."""
+        other = copy(self)
+        other._gathered = [[list(columns) for columns in runs] for runs in self._gathered]
+        return other
 
     def start(self, layer: int, view: LayerView, mask: Tensor | None) -> None:
         """Take over the statistics of the entries that the prompt's eviction kept."""
@@ -101,7 +108,9 @@ class DecodeEviction:
             lengths += [target] * k.shape[0]
         ns = namespace(keys[0])
         held.keys, held.values = ns.cat(keys, dim=0), ns.cat(values, dim=0)
-        held.lengths, held.tail = lengths, 0
+        held.lengths, held.tail, held.positions = lengths, 0, None
+        if self.statistics:
+            self._gathered[layer] = _regroup(self._gathered[layer], held)
 
     def _choose(self, view: LayerView, layer: int, target: int) -> Tensor:
         eviction = self.eviction
@@ -117,9 +126,25 @@ def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:
     if statistic.reduce == "count_below_mean":
         total = weights.shape[1] if statistic.per_kv_head else 1
         weights = weights.sum(dim=1, keepdim=True) if statistic.per_kv_head else weights
-        return (weights < total / weights.shape[-1]).float().sum(dim=2)
+        rows, held = weights.shape[-2:]
+        ns = namespace(weights)
+        seen = ns.arange(held - rows + 1, held + 1, device=weights.device).unsqueeze(-1)
+        visible = ns.arange(held, device=weights.device) < seen
+        return ((weights < total / seen.float()) & visible).float().sum(dim=2)
     rows = (weights if statistic.reduce == "sum" else weights * weights).sum(dim=2)
     return rows.sum(dim=1, keepdim=True) if statistic.per_kv_head else rows
+
+
+def _regroup(runs: list[list[Tensor]], held: LayerCache) -> list[list[Tensor]]:
+    """Join the columns of neighbouring runs that have come to the same length."""
+    grouped = []
+    for heads, _, _ in held.runs():
+        parts = [runs.pop(0)]
+        while sum(columns[0].shape[0] for columns in parts) < heads.stop - heads.start:
+            parts.append(runs.pop(0))
+        ns = namespace(parts[0][0])
+        grouped.append([ns.cat(list(columns), dim=0) for columns in zip(*parts)])
+    return grouped
 
 
 def _three_axes(column: Tensor) -> Tensor:

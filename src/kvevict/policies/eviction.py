@@ -22,10 +22,16 @@ class Eviction:
     """
 
     def __init__(
-        self, policy: Policy, n: int, layers: int, kv_heads: int, example: int = 0
+        self,
+        policy: Policy,
+        n: int,
+        layers: int,
+        kv_heads: int,
+        example: int = 0,
+        record: bool = False,
     ) -> None:
         self.policy, self.n, self.layers, self.kv_heads = policy, n, layers, kv_heads
-        self.example = example
+        self.example, self.record = example, record
         self.cache = KVCache(seen=n)
         self.budget = policy.budget(n)
         self.active = self.budget < n
@@ -50,16 +56,19 @@ class Eviction:
         """
         layer = len(self.cache.layers)
         if not self.active:
-            self.cache.layers.append(LayerCache.compact(view.keys, view.values, None))
+            self.cache.layers.append(self._compact(view, None))
             return None
         scores = self.score(view, layer)
         if self.model_wide:
-            self.cache.layers.append(LayerCache.compact(view.keys, view.values, None))
+            self.cache.layers.append(self._compact(view, None))
             self._trim(scores)
             return None
         mask = self.select(scores, view, self.sinks, self.recent, lambda c: self._counts(c, layer))
-        self.cache.layers.append(LayerCache.compact(view.keys, view.values, mask))
+        self.cache.layers.append(self._compact(view, mask))
         return mask
+
+    def _compact(self, view: LayerView, mask: Tensor | None) -> LayerCache:
+        return LayerCache.compact(view.keys, view.values, mask, self.record)
 
     def score(self, view: LayerView, layer: int) -> Tensor:
         """The scorer's importance, checked: ``[kv_heads, N]``.

@@ -1,0 +1,72 @@
+"""Run every kernel on Paddle tensors in Triton's interpreter; run by test_kernel_paddle.py.
+
+A process of its own, because PyTorch must not be loaded. Paddle's tensors are on the CPU already,
+so the interpreter's copies from and to a device, which need PyTorch's storages, are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import numpy as np
+import paddle
+
+from kvevict import kernels  # imports Triton through Paddle's compatibility layer
+
+from triton.runtime.interpreter import GridExecutor  # isort: skip
+
+GridExecutor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
+GridExecutor._restore_args_dev = lambda self, *args: None
+
+
+def heads(count: int, tokens: int) -> paddle.Tensor:
+    return paddle.randn([1, tokens, count, 64]).astype("float16").transpose([0, 2, 1, 3])
+
+
+def close(got: paddle.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    error = np.linalg.norm(got.astype("float64").numpy() - expected) / np.linalg.norm(expected)
+    assert error < tolerance, error
+
+
+def main() -> None:
+    q, k, v = heads(4, 150), heads(2, 150), heads(2, 150)
+    a, b, c = (x.astype("float64").numpy() for x in (q, k, v))
+    scores = np.repeat(b, 2, 1)
+    scores = a @ scores.transpose(0, 1, 3, 2) / math.sqrt(64)
+    exps = np.exp(scores) * np.tril(np.ones((150, 150)))
+    weights = exps / exps.sum(-1, keepdims=True)
+
+    out, lse = kernels.flash_forward(q, k, v)
+    close(out, weights @ np.repeat(c, 2, 1), 1e-3)
+    close(lse, np.log(exps.sum(-1)), 1e-5)
+    sums = kernels.column_statistic(q, k, lse, "sum", True)
+    close(sums, weights.sum(2).reshape(1, 2, 2, 150).sum(2), 1e-5)
+
+    chosen = kernels.select(sums, 3, 5, 40, 12, paddle.to_tensor([7, 2**32 - 1], dtype="int64"))
+    assert chosen.shape == [1, 2, 60] and bool((chosen[..., 1:] > chosen[..., :-1]).all())
+    kept = kernels.gather(k, chosen)
+    index = chosen.numpy()[..., None].astype(int)
+    assert np.array_equal(kept.numpy(), np.take_along_axis(k.numpy(), index, 2))
+
+    last = decode(q[:, :, -1:], k, v)
+    close(last, (weights @ np.repeat(c, 2, 1))[:, :, -1:], 1e-3)
+    print("ok")
+
+
+def decode(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
+    """One token over the first 140 entries, compacted, and a tail of 10."""
+    keep = paddle.zeros([1, 2, 150], dtype="bool")
+    keep[:, :, :140] = True
+    starts = paddle.to_tensor([0, 140, 280], dtype="int32")
+    at = kernels.ragged_positions(keep, starts, 280)
+    keys, values = (kernels.gather_ragged(x, at, starts, 140) for x in (k, v))
+    tail_len = paddle.to_tensor([10], dtype="int32")
+    tail = [x[0, :, 140:].contiguous() for x in (k, v)]
+    return kernels.decode_attention(q, keys, values, starts, *tail, tail_len)
+
+
+if __name__ == "__main__":
+    main()
