@@ -45,11 +45,10 @@ class LayerCache:
         Order is preserved. ``mask=None`` keeps everything, without a copy. ``record`` fills in
         ``positions``.
         """
-        heads, n, head_dim = k.shape
         layer = cls._compact(k, v, mask)
         if record:
             ns = namespace(k)
-            every = ns.arange(n, device=k.device).expand(heads, n)
+            every = ns.arange(k.shape[1], device=k.device).expand(*k.shape[:2])
             layer.positions = every[mask] if mask is not None else every.reshape(-1)
         return layer
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Callable, TypeVar
 
+from kvevict.errors import InputError
 from tasks import haystack as hay
 
 T = TypeVar("T")
@@ -26,10 +27,11 @@ class Draw:
 
     def new(self, make: Callable[[], str], taken: Iterable[str] = ()) -> str:
         """A text of this split that is not ``taken``."""
-        while True:
+        for _ in range(100_000):
             text = make()
             if text not in taken and hay.belongs(text, self.split):
                 return text
+        raise InputError("an example cannot need more different names than there are")
 
     def number(self, taken: Iterable[str] = ()) -> str:
         return self.new(lambda: f"{self.rng.randrange(100_000):05d}", taken)

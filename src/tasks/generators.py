@@ -181,9 +181,8 @@ def multi_needle(draw: Draw, needles: int = 4) -> Builder:
     (sentence, question), values = draw.rng.choice(_needle_kinds(draw))
     facts: dict[str, str] = {}
     while len(facts) < needles:
-        thing, answer = draw.thing(), values()
-        if thing not in facts and answer not in facts.values():
-            facts[thing] = answer
+        thing = draw.new(draw.thing, facts)
+        facts[thing] = draw.new(values, facts.values())
     depths = [draw.depth] + [draw.rng.random() for _ in range(needles - 1)]
     placed = [(at, sentence.format(*fact)) for at, fact in zip(depths, facts.items())]
     thing, answer = next(iter(facts.items()))

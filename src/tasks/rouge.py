@@ -1,6 +1,6 @@
 """ROUGE-Lsum (Lin 2004, section 3.2) as Google's ``rouge-score`` computes it, without stemming.
 
-The same numbers some fifty times as fast: the table of longest common subsequences is kept as one
+The same numbers some twenty times as fast: the table of longest common subsequences is kept as one
 bit vector a row (Hyyrö 2004), where that package fills it cell by cell. Ties are read out of the
 table in its order, on which the union over lines depends.
 """

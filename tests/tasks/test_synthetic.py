@@ -22,8 +22,8 @@ from tasks.synthetic import estimate_tokens, make_example
 LONGEST_UNIT = {
     "passkey": 8,
     "number_string": 8,
-    "kv_retrieval": 70,
-    "kv_confusable": 70,
+    "kv_retrieval": 80,
+    "kv_confusable": 80,
     "code_run": 50,
     "math_calc": 4,
     "math_find": 8,
@@ -45,7 +45,7 @@ def prompt_of(task: str, row: dict) -> str:
 def test_the_prompt_fills_its_length_to_the_last_unit(task, index, length, split):
     row = make_example(task, index, length, split=split)
     tokens = estimate_tokens(prompt_of(task, row))
-    assert length - LONGEST_UNIT.get(task, 100) <= tokens <= length
+    assert length - LONGEST_UNIT.get(task, 130) <= tokens <= length
 
 
 @pytest.mark.parametrize("task", GENERATORS)
@@ -286,6 +286,7 @@ def test_place_keeps_the_order_of_depths_and_of_the_rest(placed, among):
         ("passkey", {"depth": "deep"}, "depth 'deep'"),
         ("passkey", {"length": 20}, "at least [0-9]+ tokens; 20 are too few"),
         ("math_find", {"kinds": ["biggest"]}, "unknown kind 'biggest'"),
+        ("multi_needle", {"needles": 5000}, "more different names than there are"),
     ],
 )
 def test_bad_arguments_are_named(task, arguments, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", 
 def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
     """`checkpoint` with W + (alpha / r) · B A for every adapted weight W, in float32.
 
-    `adapter` holds `adapter_config.json` and `adapter_model.safetensors`. Beside
-    PEFT's own keys, its "base_config_overrides" may replace the base model's `rope_theta`,
-    `rope_scaling` and `max_position_embeddings`, for an adapter trained at other positions.
+    `adapter` holds `adapter_config.json` and `adapter_model.safetensors`. Beside PEFT's own keys,
+    "base_config_overrides" may replace the base model's `rope_theta`, `rope_scaling` and
+    `max_position_embeddings`, for an adapter that was trained at other positions.
     Raises `InputError` when the adapter is of another kind or does not fit.
     """
     config_file = adapter / "adapter_config.json"
@@ -47,13 +48,8 @@ def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
         tensors[target] = _merged(tensors[target], down, up, scale, f"{adapter}: {module}")
     if factors:
         raise InputError(f"{adapter}: {next(iter(factors))} is not part of a LoRA adapter")
-    return Checkpoint(
-        source=str(adapter),
-        config={**checkpoint.config, **overrides},
-        tensors=tensors,
-        tokenizer=checkpoint.tokenizer,
-        eos_ids=checkpoint.eos_ids,
-    )
+    config = {**checkpoint.config, **overrides}
+    return replace(checkpoint, source=str(adapter), config=config, tensors=tensors)
 
 
 def _merged(

@@ -1,0 +1,78 @@
+"""Hugging Face Llama on PyTorch: the same library over another framework (optional)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from ..errors import InputError
+from ..tensors import Tensor
+
+
+class TransformersDecoder:
+    """A ``LlamaForCausalLM`` of transformers as a :class:`kvevict.generate.Decoder`."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        config = model.config
+        self.model = model
+        self.layers = config.num_hidden_layers
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = model.model.layers[0].self_attn.head_dim
+        self.max_positions = config.max_position_embeddings
+        self._rotated: tuple[Any, Any] = (None, None)
+
+    @torch.no_grad()
+    def embed(self, ids: list[int]) -> Tensor:
+        """See :class:`~kvevict.generate.Decoder`."""
+        return self.model.model.embed_tokens(torch.tensor([ids], device=self.model.device))
+
+    @torch.no_grad()
+    def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`~kvevict.generate.Decoder`."""
+        block, tokens = self.model.model.layers[layer], hidden.shape[1]
+        x = block.input_layernorm(hidden)
+        attention = block.self_attn
+        q, k, v = (
+            projection(x).view(1, tokens, -1, self.head_dim).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        cos, sin = self._rotation(start, tokens, hidden)
+        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+    @torch.no_grad()
+    def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """See :class:`~kvevict.generate.Decoder`."""
+        block = self.model.model.layers[layer]
+        hidden = hidden + block.self_attn.o_proj(mixed)
+        return hidden + block.mlp(block.post_attention_layernorm(hidden))
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See :class:`~kvevict.generate.Decoder`."""
+        return self.model.lm_head(self.model.model.norm(hidden[:, -1:])).view(-1).float()
+
+    @torch.no_grad()
+    def output_projection(self, layer: int) -> Tensor:
+        """See :class:`~kvevict.generate.Decoder`."""
+        weight = self.model.model.layers[layer].self_attn.o_proj.weight.t()
+        return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
+
+    def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines ``[1, tokens, head_dim]``, computed once for all layers."""
+        if self._rotated[0] != (start, tokens):
+            if start + tokens > self.max_positions:
+                raise InputError(
+                    f"the sequence reaches {start + tokens} tokens, beyond the model's "
+                    f"{self.max_positions} positions"
+                )
+            positions = torch.arange(start, start + tokens, device=like.device).unsqueeze(0)
+            self._rotated = ((start, tokens), self.model.model.rotary_emb(like, positions))
+        return self._rotated[1]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on ``[1, heads, tokens, head_dim]``, halves rotated as in transformers."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
