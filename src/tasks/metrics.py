@@ -11,10 +11,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import Union
+from functools import lru_cache
+from typing import Any, Union
 
 from kvevict.errors import InputError
-from tasks import rouge
 
 Label = Union[str, int, float, list]
 
@@ -74,7 +74,15 @@ def character_f1(prediction: str, label: Label) -> float:
 
 def rouge_lsum(prediction: str, label: Label) -> float:
     """En.Sum: the best ROUGE-Lsum F-measure over the labels, without stemming."""
-    return max(rouge.rouge_lsum(prediction, text) for text in _texts(label))
+    scorer = _rouge_scorer()
+    return max(scorer.score(text, prediction)["rougeLsum"].fmeasure for text in _texts(label))
+
+
+@lru_cache(maxsize=1)
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # late: only summaries need its half second
+
+    return RougeScorer(["rougeLsum"], use_stemmer=False)
 
 
 def choice(prediction: str, label: Label) -> float:

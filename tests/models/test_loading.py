@@ -148,7 +148,7 @@ BROKEN = {
     "config not JSON": (lambda p: cut(p / "config.json", 20), "config.json cannot be read as JSON"),
     "no weights": (lambda p: (p / "model.safetensors").unlink(), "has no weights"),
     "pickled weights": (pickled_only, r"pytorch_model\.bin holds pickled weights"),
-    "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "neither tokenizer.json nor"),
+    "no tokenizer": (lambda p: (p / "tokenizer.json").unlink(), "has no tokenizer"),
     "bad tokenizer": (lambda p: cut(p / "tokenizer.json", 99), "is not a tokenizer"),
     "architecture": (
         lambda p: edit_config(p, architectures=["MambaForCausalLM"]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..tensors import Tensor
+from ..tensors import Tensor, namespace
+from . import blockwise, flash
 from .base import ColumnStatistic, Output
 
 __all__ = ["ColumnStatistic", "Output", "attend"]
@@ -23,10 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     Raises:
         ValueError: the shapes do not fit.
     """
-    return _backend(q)(q, k, v, statistics)
-
-
-def _backend(q: Tensor):
-    from . import blockwise
-
-    return blockwise.attend
+    ns = namespace(q)
+    half = q.dtype in (ns.float16, ns.bfloat16)
+    on_gpu = half and q.is_cuda and q.shape[2] == k.shape[2]
+    return (flash if on_gpu else blockwise).attend(q, k, v, statistics)

@@ -8,13 +8,14 @@ from pathlib import Path
 from kvevict.errors import InputError
 from kvevict.models.builtin import INSTRUCT
 from kvevict.models.checkpoint import read_json
+from kvevict.models.tokenizer import PADDLENLP_FILES
 from kvevict.runtime import quiet
 
 _OPTIONAL = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    "tokenizer.model",
+    *PADDLENLP_FILES,
 )
 _HUGGING_FACE = "https://huggingface.co"
 

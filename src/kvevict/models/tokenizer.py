@@ -8,6 +8,9 @@ from typing import Protocol
 
 from kvevict.errors import InputError
 
+# Where PaddleNLP keeps the vocabulary of Llama 3 (tiktoken) and of older Llamas (sentencepiece).
+PADDLENLP_FILES = ("tokenizer.model", "sentencepiece.bpe.model")
+
 
 class Tokenizer(Protocol):
     """What the library asks of a tokenizer."""
@@ -65,8 +68,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
             return FastTokenizer(Backend.from_file(str(file)))
         except Exception as error:  # the tokenizers package raises bare Exception
             raise InputError(f"{file} is not a tokenizer: {error}") from error
-    if not (path / "tokenizer.model").is_file():
-        raise InputError(f"{path} has neither tokenizer.json nor tokenizer.model")
+    files = [path / name for name in PADDLENLP_FILES if (path / name).is_file()]
+    if not files:
+        raise InputError(f"{path} has no tokenizer: neither tokenizer.json nor a .model file")
     from kvevict.runtime import quiet
 
     with quiet():
@@ -74,4 +78,4 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return PaddleTokenizer(AutoTokenizer.from_pretrained(str(path)))
     except Exception as error:  # sentencepiece and tiktoken each raise their own
-        raise InputError(f"{path / 'tokenizer.model'} is not a tokenizer: {error}") from error
+        raise InputError(f"{files[0]} is not a tokenizer: {error}") from error

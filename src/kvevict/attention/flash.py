@@ -1,0 +1,67 @@
+"""Flash attention on a GPU: the framework's kernel, whose log-sum-exp the statistics reuse.
+
+With Paddle this is its FlashAttention-2, with PyTorch its own. Both return the log-sum-exp of each
+row, so a statistic over few rows needs one more product of those queries with the keys, and no
+softmax. It runs as a Triton kernel where Triton is installed, else in framework operations.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+
+from ..tensors import Tensor, namespace
+from .base import ColumnStatistic, Output, check
+from .blockwise import columns_from_lse
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether the Triton kernels can be used."""
+    return find_spec("triton") is not None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
+    """Causal grouped-query attention; shapes as in :func:`kvevict.attention.attend`.
+
+    Takes float16 and bfloat16 tensors on a GPU, all rows of the prompt at once.
+    """
+    check(q, k, v)
+    forward = _paddle if namespace(q).__name__ == "paddle" else _torch
+    out, lse = forward(q, k, v)
+    columns = {}
+    for statistic in statistics:
+        first = statistic.first_row(q.shape[2])
+        rows, row_lse = q[:, :, first:], lse[:, :, first:]
+        if has_triton():
+            from ..kernels import column_statistic
+
+            columns[statistic] = column_statistic(
+                rows, k, row_lse, statistic.reduce, statistic.per_kv_head
+            )
+        else:
+            columns.update(columns_from_lse(rows, k, row_lse, (statistic,)))
+    return Output(out, lse, columns)
+
+
+def _paddle(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """FlashAttention-2 of Paddle; it wants ``[batch, tokens, heads, head_dim]``."""
+    from paddle.nn.functional import flashmask_attention
+
+    out, lse = flashmask_attention(
+        q.swapaxes(1, 2),
+        k.swapaxes(1, 2),
+        v.swapaxes(1, 2),
+        causal=True,
+        return_softmax_lse=True,
+        training=False,
+    )
+    return out.swapaxes(1, 2), lse[:, :, : q.shape[2]]  # it pads the rows
+
+
+def _torch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    import torch
+
+    # The public function gives no log-sum-exp; the operator under it does, and groups heads.
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)
+    return out, lse
