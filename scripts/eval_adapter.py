@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch_llama import Llama, generate, load
+from torch_llama import Llama, check_directories, generate, load
 from train_retrieval_adapter import END_OF_TURN, MIXTURE, SELF_TALK, encode, read_tokenizer
 
 from kvevict.errors import InputError
@@ -140,6 +140,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--json", type=Path, help="file for scores and replies")
     args = parser.parse_args()
+    check_directories(args.base, args.adapter)
     args.tasks = resolve(args.tasks)
     unknown = [task.name for task in args.tasks if task.name not in MIXTURE]
     if unknown:
@@ -173,5 +174,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -78,7 +78,7 @@ pip_install() { "$1/bin/python" -m pip install --disable-pip-version-check "${@:
 # Not tried in CI, where there is no GPU.
 cuda_build() {
     local cuda
-    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]\).*/\1\2/p')
+    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]\).*/\1\2/p') || true
     if [ -z "$cuda" ]; then
         say "nvidia-smi finds no working GPU: taking Paddle's CPU wheel"
     elif [ "$cuda" -ge 130 ]; then
@@ -95,16 +95,19 @@ cuda_build() {
 }
 
 install_locked() {
-    local cuda='' skip='/^$/d' locked=(--no-deps --require-hashes -r /dev/stdin)
+    local cuda='' pinned=(--no-deps --require-hashes -r /dev/stdin)
     if [ -n "$gpu" ]; then cuda=$(cuda_build); fi
-    if [ -n "$cuda" ]; then skip='/^paddlepaddle==/,/# via/d'; fi
+    # Both of Paddle's wheels own the folder paddle/, so one never goes on top of the other.
+    .venv/bin/python -m pip uninstall -qq -y "paddlepaddle$([ -n "$cuda" ] || echo -gpu)"
     # Packages that come as source only are built by locked tools, not by the newest ones.
     sed -nE '/^(setuptools|setuptools-scm|wheel|packaging|tomli|typing-extensions)==/,/# via/p' \
-        requirements.lock | pip_install .venv "${locked[@]}"
-    sed "$skip" requirements.lock | pip_install .venv --no-build-isolation "${locked[@]}"
+        requirements.lock | pip_install .venv "${pinned[@]}"
+    # The GPU wheel has another name and lies on Paddle's own index.
+    sed "${cuda:+/^paddlepaddle==/,/# via/d}" requirements.lock |
+        pip_install .venv --no-build-isolation "${pinned[@]}"
     if [ -n "$cuda" ]; then
-        pip_install .venv "paddlepaddle-gpu==$(sed -n 's/^paddlepaddle==\([^ ]*\).*/\1/p' requirements.lock)" \
-            --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/"
+        pip_install .venv --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/" \
+            "$(sed -n 's/^paddlepaddle\(==[^ ]*\).*/paddlepaddle-gpu\1/p' requirements.lock)"
     fi
 }
 
@@ -124,4 +127,4 @@ if [ -n "$dev" ]; then once .venv dev "$(cksum <requirements-dev.lock)" install_
 if [ -n "$torch" ]; then
     once .venv-torch torch "$(cat requirements-torch.txt requirements-dev.txt | cksum)" install_torch
 fi
-PYTHONPATH=src .venv/bin/python -m kvevict.models fetch
+PYTHONPATH=src .venv/bin/python -m kvevict.models fetch >/dev/null

@@ -8,12 +8,17 @@ is ``scaled_dot_product_attention``: FlashAttention on a GPU, where memory stays
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from kvevict.errors import InputError
 
 PEFT_PREFIX = "base_model.model."
 OVERRIDES = "base_config_overrides"
@@ -162,6 +167,16 @@ class Llama(nn.Module):
         }
 
 
+def check_directories(base: Path, adapter: Path | None) -> None:
+    """Raise ``InputError`` that names the first file missing from a model or adapter directory."""
+    needed = [base / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    if adapter is not None:
+        needed += [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    for path in needed:
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+
+
 def load(base: Path, adapter: Path | None = None, rank: int = 1, overrides: dict | None = None):
     """The model of a Hugging Face directory, with the adapter of a PEFT directory if given.
 
@@ -180,7 +195,7 @@ def load(base: Path, adapter: Path | None = None, rank: int = 1, overrides: dict
     missing = [name for name in missing if ".lora_" not in name]
     unexpected = [name for name in unexpected if name != "lm_head.weight"]
     if missing or unexpected:
-        raise ValueError(f"{base}: not this architecture: {(missing + unexpected)[:3]}")
+        raise InputError(f"{base}: not this architecture: {(missing + unexpected)[:3]}")
     for name, p in model.named_parameters():
         if name.endswith("lora_A"):
             nn.init.kaiming_uniform_(p, a=5**0.5)
@@ -189,7 +204,7 @@ def load(base: Path, adapter: Path | None = None, rank: int = 1, overrides: dict
         for name, p in model.lora().items():
             p.data.copy_(trained.pop(name))
         if trained:
-            raise ValueError(f"{adapter}: tensors without a place: {sorted(trained)[:3]}")
+            raise InputError(f"{adapter}: tensors without a place: {sorted(trained)[:3]}")
     return model
 
 

@@ -25,9 +25,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch_llama import Llama, generate, load, save_adapter
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from torch_llama import Llama, check_directories, generate, load, save_adapter
 
 from kvevict.errors import InputError
 from tasks import TASKS, Example, prompt
@@ -76,8 +74,9 @@ class Batches(Dataset):
         return self.args.steps
 
     def longest(self, step: int) -> int:
-        """The upper end of the lengths: it grows for the first third of the steps."""
-        share = min(1.0, 3 * step / self.args.steps)
+        """The upper end of the lengths: it grows for the first third of the steps, unless
+        training goes on from an adapter that has seen them."""
+        share = 1.0 if self.args.init else min(1.0, 3 * step / self.args.steps)
         first = min(2048, self.args.max_length)
         return round(first * (self.args.max_length / first) ** share)
 
@@ -234,9 +233,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=14, help="processes that make the data")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for path in (args.base / "model.safetensors", args.base / "tokenizer.json"):
-        if not path.is_file():
-            raise InputError(f"--base: {path} is not a file")
+    check_directories(args.base, args.init)
     return args
 
 
@@ -244,5 +241,5 @@ if __name__ == "__main__":
     try:
         train(parse_args())
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

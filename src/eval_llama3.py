@@ -11,24 +11,34 @@ stopped when the same command is given again.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import sys
 import time
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from evaluation import arguments, launch
+import tasks
+from evaluation import arguments
+from evaluation.launch import Processes
+from evaluation.predict import Predictor, Prompts
+from evaluation.progress import Progress
 from evaluation.runs import Run
+from evaluation.summary import lines, summarise
 from kvevict import runtime
 from kvevict.errors import InputError
+from kvevict.models import load
+from kvevict.models.loading import read_checkpoint
+from kvevict.policies import Policy
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 with one sentence on what is wrong with the input."""
     try:
-        evaluate(arguments.parser().parse_args(argv))
+        evaluate(arguments.parse(argv))
     except (InputError, FloatingPointError) as error:
-        print(f"eval_llama3.py: {error}", file=sys.stderr)
+        print("eval_llama3.py:", *str(error).split(), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -36,117 +46,103 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate(args: Any) -> None:
-    """Run every task under every policy asked for."""
-    import tasks
-    from kvevict.models import load
-
-    chosen = arguments.policies(args)
-    wanted = tasks.resolve(args.task)
-    if args.start_idx < 0 or (args.stop_idx is not None and args.stop_idx <= args.start_idx):
-        raise InputError("--start_idx and --stop_idx must name a range of examples")
-    if args.max_length < 1:
-        raise InputError(f"--max_length must be positive, not {args.max_length}")
-    data = {task.name: _read(args, task) for task in wanted}
-
-    rank, world = launch.rank_and_world()
-    name = Path(args.model_path).name
-    names = arguments.run_names(args, name, chosen)
+def evaluate(args: Namespace) -> None:
+    """Run every task under every policy asked for; what can be wrong is found out first."""
+    policies, wanted = arguments.policies(args), tasks.resolve(args.task)
+    processes = Processes()
+    rank = processes.rank if processes.world > 1 else None
     runs = [
-        Run(Path(args.output_dir) / run_name, arguments.settings_of(args, name, policy), rank)
-        for run_name, policy in zip(names, chosen)
+        Run(Path(args.output_dir) / name, settings, rank)
+        for name, settings in arguments.runs(args, policies)
     ]
-    if rank == 0:
-        for run in runs:
-            run.open()
-            for task in wanted:
-                run.merge(task.name)
-                run.check_data(task.name, data[task.name][1])
-    loaded = load(args.model_path, device=args.device)
-    launch.start(world)
-    launch.barrier(world)
+    data = _check_data(args, wanted) if processes.rank == 0 else {}
 
+    runtime.configure()
+    checkpoint = read_checkpoint(args.model_path)
+    positions = checkpoint.config["max_position_embeddings"]
+    truncate = not args.no_truncation
+    prompts = Prompts(checkpoint.tokenizer, args.max_length, positions, truncate, args.compress)
     for task in wanted:
-        _run_task(task, data[task.name][0], args, loaded, list(zip(runs, chosen)), rank, world)
-    for run in runs:
-        run.close()
-    launch.barrier(world)
-    if rank == 0:
+        prompts.room(task)
+        if not truncate and processes.rank == 0:
+            for example in _examples(args, task):
+                prompts.tokens(task, example)
+    if processes.rank == 0:
         for run in runs:
-            _finish(run, [task.name for task in wanted])
+            run.open(data)
+    loaded = load(args.model_path, device=args.device)
+    processes.begin()
+
+    from kvevict.integrations.paddlenlp import PaddleNLPDecoder
+
+    predictor = Predictor(PaddleNLPDecoder(loaded.model), prompts, set(loaded.eos_ids))
+    for task in wanted:
+        _run_task(task, args, predictor, list(zip(runs, policies)), processes)
+    processes.end()
+    if processes.rank == 0:
+        for run in runs:
+            _finish(run, wanted, processes.world)
+        print(f"scores: python compute_scores.py --output_dir {args.output_dir}")
 
 
-def _read(args: Any, task: Any) -> tuple[list[Any], str]:
-    import tasks
+def _examples(args: Namespace, task: tasks.Task) -> Iterator[tasks.Example]:
+    examples = tasks.iterate_examples(Path(args.data_dir) / task.file, task)
+    return islice(examples, args.start_idx, args.stop_idx)
 
-    path = Path(args.data_dir) / task.file
-    examples = tasks.read_examples(path, task)
-    return examples[args.start_idx : args.stop_idx], hashlib.sha256(path.read_bytes()).hexdigest()
+
+def _check_data(args: Namespace, wanted: list[tasks.Task]) -> dict[str, str]:
+    """Read all that will be run once; the SHA-256 of each task's file."""
+    found = {}
+    for task in wanted:
+        path = Path(args.data_dir) / task.file
+        count = sum(1 for _ in tasks.iterate_examples(path, task))
+        if count <= args.start_idx:
+            raise InputError(f"{path} has {count} examples, none from --start_idx {args.start_idx}")
+        with open(path, "rb") as file:
+            sha256 = hashlib.sha256()
+            for block in iter(lambda: file.read(1 << 20), b""):
+                sha256.update(block)
+        found[task.name] = sha256.hexdigest()
+    return found
 
 
 def _run_task(
-    task: Any, examples: list[Any], args: Any, loaded: Any, runs: list[Any], rank: int, world: int
+    task: tasks.Task,
+    args: Namespace,
+    predictor: Predictor,
+    runs: list[tuple[Run, Policy]],
+    processes: Processes,
 ) -> None:
     """This process's share of one task."""
-    from tqdm import tqdm
-
-    import tasks
-    from evaluation.predict import Limits, Predictor
-    from kvevict.integrations.paddlenlp import PaddleNLPDecoder
-
-    limits = Limits(args.max_length, loaded.max_positions, not args.no_truncation)
-    decoder, eos = PaddleNLPDecoder(loaded.model), set(loaded.eos_ids)
-    predictor = Predictor(decoder, loaded.tokenizer, eos, limits, args.compress)
     done = [run.done(task.name) for run, _ in runs]
-    pending = [e for e in examples if any(e.id not in ids for ids in done)]
-    bar = tqdm(
-        pending[rank::world],
-        desc=task.table_name,
-        disable=rank > 0 or not pending,
-        unit="ex",
-        dynamic_ncols=True,
-    )
-    for example in bar:
+    pending = [e for e in _examples(args, task) if any(e.id not in ids for ids in done)]
+    own = processes.share(pending, neighbours=args.compress == "context")
+    share = f" (1 of {processes.world})" if processes.world > 1 else ""
+    progress = Progress(own, task.table_name + share, visible=processes.rank == 0)
+    for example in progress:
         open_runs = [pair for pair, ids in zip(runs, done) if example.id not in ids]
-        policies = [policy for _, policy in open_runs]
         began = time.perf_counter()
-        answers = predictor.predict(task, example, policies, task.max_new_tokens)
+        answers = predictor.predict(task, example, [policy for _, policy in open_runs])
+        label = tasks.label(task, example)
         for (run, _), (answer, stats) in zip(open_runs, answers):
-            truth = tasks.label(task, example)
-            row = {"id": example.id, "prediction": answer, "ground_truth": truth}
+            row = {"id": example.id, "prediction": answer, "ground_truth": label}
             run.append(task.name, row, stats)
-            if args.verbose and rank == 0:
-                bar.write(f"{run.path.name} #{example.id}: {answer!r}  (label {truth!r})")
-        tokens = sum(s["prompt_tokens"] + s["new_tokens"] for _, s in answers)
-        held = max(s["cache_bytes"] for _, s in answers)
-        bar.set_postfix_str(
-            f"{tokens / (time.perf_counter() - began):.0f} tok/s, cache {held / 2**20:.1f} MiB"
-        )
+            if args.verbose:
+                progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
+        progress.report([stats for _, stats in answers], time.perf_counter() - began)
 
 
-def _finish(run: Run, task_names: list[str]) -> None:
-    """Merge what all processes wrote, and sum it up in run.json."""
-    from statistics import mean
-
-    for name in task_names:
-        run.merge(name)
-        stats = run.stats(name)
-        if not stats:
-            continue
-        new = sum(s["new_tokens"] for s in stats)
-        run.record["tasks"][name].update(
-            examples=len(stats),
-            prompt_tokens=sum(s["prompt_tokens"] for s in stats),
-            new_tokens=new,
-            prefill_seconds=round(mean(s["prefill_seconds"] for s in stats), 4),
-            ms_per_token=round(1e3 * sum(s["decode_seconds"] for s in stats) / max(1, new), 3),
-            cache_bytes=round(mean(s["cache_bytes"] for s in stats)),
-            full_cache_bytes=round(mean(s["full_cache_bytes"] for s in stats)),
-        )
-    run.record["versions"] = runtime.versions()
+def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
+    """Merge what all processes wrote, and sum it up in run.json and on stdout."""
+    for task in wanted:
+        run.merge(task.name)
+        run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
+    run.record["processes"] = world
+    run.record["threads"] = int(os.environ[runtime.THREAD_VARIABLES[0]])
     run.record["peak_memory_bytes"] = runtime.peak_process_bytes()
+    run.record["peak_device_bytes"] = runtime.peak_device_bytes()
     run.save()
-    print(json.dumps({"run": str(run.path), "tasks": task_names}))
+    print("\n".join(lines(run, wanted)))
 
 
 if __name__ == "__main__":

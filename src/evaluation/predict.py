@@ -1,4 +1,4 @@
-"""Predictions of one example under several policies, from one prefill."""
+"""From examples to tokens, and from tokens to answers under several policies at once."""
 
 from __future__ import annotations
 
@@ -10,124 +10,130 @@ from typing import Any
 import tasks
 from kvevict.errors import InputError
 from kvevict.generate import Decoder, Session, decode, prefill
+from kvevict.models.tokenizer import Tokenizer
 from kvevict.policies import Policy
 from kvevict.tensors import Tensor
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How long prompts may be.
+class Prompts:
+    """The tokens that an example becomes.
 
     Attributes:
+        tokenizer: of the model.
         max_length: tokens of a prompt.
         positions: of the model, prompt and answer together.
         truncate: cut longer prompts in the middle; otherwise refuse them.
+        compress: ``prompt`` evicts from the whole prompt, question included; ``context`` from the
+            context alone, before the question is known.
     """
 
+    tokenizer: Tokenizer
     max_length: int
     positions: int
     truncate: bool
+    compress: str
 
-    def cut(self, ids: list[int], new_tokens: int, where: str) -> list[int]:
-        """``ids``, within the limits.
+    def room(self, task: tasks.Task) -> int:
+        """The most tokens that a prompt of ``task`` may have.
 
         Raises:
-            InputError: too long with truncation off, or no room for the answer.
+            InputError: the answer alone takes all positions.
         """
-        limit = min(self.max_length, self.positions - new_tokens)
-        if limit < 1:
-            raise InputError(f"{where}: {new_tokens} new tokens leave no room for a prompt")
-        if len(ids) > limit and not self.truncate:
+        room = min(self.max_length, self.positions - task.max_new_tokens)
+        if room < 1:
             raise InputError(
-                f"{where}: the prompt has {len(ids)} tokens, more than the {limit} that the model "
-                f"takes beside {new_tokens} new ones, and truncation is off"
+                f"{task.name} asks for {task.max_new_tokens} new tokens, which leave no room for "
+                f"a prompt in the model's {self.positions} positions"
             )
-        return tasks.truncate(ids, limit)
+        return room
+
+    def tokens(self, task: tasks.Task, example: tasks.Example) -> tuple[list[int], list[int]]:
+        """What is prefilled and evicted, and the question that follows; here or there empty.
+
+        Raises:
+            InputError: too long with truncation off, or a question without room for a context.
+        """
+        if self.compress == "context":
+            text, question = tasks.split_prompt(task, example)
+        else:
+            text, question = tasks.prompt(task, example), ""
+        begin = len(self.tokenizer.encode(""))  # such as <|begin_of_text|>: once is enough
+        after = self.tokenizer.encode(tasks.normalise(question))[begin:]
+        ids = self.tokenizer.encode(tasks.normalise(text))
+        where, room = f"{task.name}, example {example.id}", self.room(task)
+        if len(after) >= room:
+            raise InputError(f"{where}: the question alone has {len(after)} tokens, of {room}")
+        if len(ids) + len(after) > room and not self.truncate:
+            raise InputError(
+                f"{where}: the prompt has {len(ids) + len(after)} tokens where {room} fit, and "
+                "truncation is off"
+            )
+        return tasks.truncate(ids, room - len(after)), after
 
 
 class Predictor:
     """Answers examples with one model.
 
-    Args:
-        compress: ``prompt`` evicts from the whole prompt, question included; ``context`` from the
-            context alone, before the question is known. Examples that share a context, one after
-            another, then share its compressed cache.
+    Examples that share a context, one after another, share its compressed cache too where the
+    context is compressed before the question is known.
     """
 
-    def __init__(
-        self, decoder: Decoder, tokenizer: Any, eos: set[int], limits: Limits, compress: str
-    ):
-        self.decoder, self.tokenizer, self.eos = decoder, tokenizer, eos
-        self.limits, self.compress = limits, compress
-        self._context: tuple[tuple[int, ...], tuple[Policy, ...], list[Session], float] | None = (
-            None
-        )
+    def __init__(self, decoder: Decoder, prompts: Prompts, eos: set[int]) -> None:
+        self.decoder, self.prompts, self.eos = decoder, prompts, eos
+        self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(
-        self, task: tasks.Task, example: tasks.Example, policies: list[Policy], new_tokens: int
+        self, task: tasks.Task, example: tasks.Example, policies: list[Policy]
     ) -> list[tuple[str, dict[str, Any]]]:
-        """The answer and its statistics for each policy."""
-        where = f"{task.name}, example {example.id}"
-        if self.compress == "context":
-            sessions, prompt_tokens, seconds = self._after_context(
-                task, example, policies, new_tokens, where
-            )
+        """The answer and its statistics for each policy.
+
+        Raises:
+            InputError: as :meth:`Prompts.tokens`.
+            FloatingPointError: the model's numbers are not finite.
+        """
+        ids, question = self.prompts.tokens(task, example)
+        began = time.perf_counter()
+        if self.prompts.compress == "context":
+            sessions = self._after(ids, policies)
         else:
-            text = tasks.normalise(tasks.prompt(task, example))
-            ids = self.limits.cut(self.tokenizer.encode(text), new_tokens, where)
-            began = time.perf_counter()
             sessions = prefill(self.decoder, ids, policies, example.id)
-            finish(sessions[0].logits)
-            prompt_tokens, seconds = len(ids), time.perf_counter() - began
+        _wait(sessions[0].logits, f"{task.name}, example {example.id}")
+        shared = time.perf_counter() - began
+        full = self._full_bytes(sessions[0], len(ids))
         results = []
-        full = self._full_bytes(sessions[0], prompt_tokens)
-        while sessions:
+        while sessions:  # each is freed before the next grows
             session = sessions.pop(0)
-            held, entries = session.cache.nbytes, session.cache.entries
-            began = time.perf_counter()
-            answer = decode(session, new_tokens, self.eos)
-            stats = {
+            stats: dict[str, Any] = {
                 "id": example.id,
-                "prompt_tokens": prompt_tokens,
-                "new_tokens": len(answer),
+                "prompt_tokens": len(ids) + len(question),
                 "policies": len(policies),
-                "prefill_seconds": round(seconds, 4),
-                "decode_seconds": round(time.perf_counter() - began, 4),
-                "cache_bytes": held,
-                "cache_entries": entries,
+                "cache_bytes": session.cache.nbytes,
+                "cache_entries": session.cache.entries,
                 "full_cache_bytes": full,
             }
-            results.append((self.tokenizer.decode(answer), stats))
+            began = time.perf_counter()
+            if question:
+                _wait(session.extend(question), f"{task.name}, example {example.id}")
+            answered, seen = time.perf_counter(), session.cache.seen
+            answer = decode(session, task.max_new_tokens, self.eos)
+            stats.update(
+                new_tokens=len(answer),
+                prefill_seconds=round(shared + answered - began, 4),
+                decode_steps=session.cache.seen - seen,
+                decode_seconds=round(time.perf_counter() - answered, 4),
+            )
+            results.append((self.prompts.tokenizer.decode(answer), stats))
         return results
 
-    def _after_context(
-        self,
-        task: tasks.Task,
-        example: tasks.Example,
-        policies: list[Policy],
-        new_tokens: int,
-        where: str,
-    ) -> tuple[list[Session], int, float]:
-        context, question = tasks.split_prompt(task, example)
-        begin = len(self.tokenizer.encode(""))  # such as <|begin_of_text|>, which the context has
-        question_ids = self.tokenizer.encode(tasks.normalise(question))[begin:]
-        context_ids = self.limits.cut(
-            self.tokenizer.encode(tasks.normalise(context)), new_tokens + len(question_ids), where
-        )
-        key = (tuple(context_ids), tuple(policies))
-        if self._context is None or self._context[:2] != key:
-            self._context = None  # free the last one first
-            began = time.perf_counter()
+    def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
+        """Sessions that have read a context and nothing else."""
+        if self._compressed[0] != (ids, policies):
+            self._compressed = (None, [])  # free the last one first
             # The context itself numbers the draw: every question on it finds the same cache.
-            number = zlib.crc32(repr(context_ids).encode())
-            sessions = prefill(self.decoder, context_ids, policies, number)
-            finish(sessions[0].logits)
-            self._context = (*key, sessions, time.perf_counter() - began)
-        sessions, seconds = [s.fork() for s in self._context[2]], self._context[3]
-        for session in sessions if question_ids else []:
-            session.cache.reserve(len(question_ids) + new_tokens)
-            session.extend(question_ids)
-        return sessions, len(context_ids) + len(question_ids), seconds
+            number = zlib.crc32(repr(ids).encode())
+            self._compressed = ((ids, policies), prefill(self.decoder, ids, policies, number))
+        return [session.fork() for session in self._compressed[1]]
 
     def _full_bytes(self, session: Session, tokens: int) -> int:
         layer = session.cache.layers[0]
@@ -135,6 +141,13 @@ class Predictor:
         return per_entry * tokens * self.decoder.kv_heads * self.decoder.layers
 
 
-def finish(x: Tensor) -> None:
-    """Wait until the device has made ``x``."""
-    float(x.max())
+def _wait(logits: Tensor, where: str) -> None:
+    """Wait until the device has made ``logits``, and look at them.
+
+    Raises:
+        FloatingPointError: one is NaN or infinite.
+    """
+    if not bool(logits.isfinite().all()):
+        raise FloatingPointError(
+            f"{where}: the model's output is not finite; are its weights whole?"
+        )

@@ -1,9 +1,9 @@
 """A run directory: predictions of one setting, appended as they are made.
 
 ``run.json`` says what was run; ``preds_<task>.jsonl`` holds a prediction a line and
-``stats_<task>.jsonl`` its timings. The process of rank 0 appends to these, any other to
-``….rank<r>.jsonl`` beside them; merging sorts all by example and drops what is half-written or
-there twice, so that a run may be killed at any moment and continued by any number of processes.
+``stats_<task>.jsonl`` its timings. Processes that share a run append to ``….rank<r>.jsonl`` beside
+them. Merging sorts all by example and drops what is half-written or there twice, so that a run may
+be killed at any moment and continued by any number of processes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kvevict.errors import InputError
+from kvevict.runtime import versions
 
 KINDS = ("stats", "preds")  # an example is done once its second line is written
+OTHERWISE = "give another --model_name or --output_dir"
 
 
 class Run:
@@ -25,91 +27,85 @@ class Run:
     Attributes:
         path: the directory.
         settings: what determines the predictions.
+        rank: this process's number where several share the run, else None.
         record: the contents of run.json.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], rank: int = 0) -> None:
-        self.path, self.settings, self.rank = path, settings, rank
-        self.record: dict[str, Any] = {"settings": settings, "tasks": {}}
-        self._lock = None
-        self._files: dict[str, Any] = {}
+    def __init__(self, path: Path, settings: dict[str, Any], rank: int | None = None) -> None:
+        self.path, self.settings, self.rank = path, json.loads(json.dumps(settings)), rank
+        self.record: dict[str, Any] = {"settings": self.settings, "tasks": {}}
+        self._lock: TextIO | None = None
+        self._files: dict[Path, TextIO] = {}
 
-    def open(self) -> None:
-        """Create or continue the directory; rank 0 only.
+    def open(self, data: dict[str, str]) -> None:
+        """Create or continue the directory, and merge what it holds; one process only.
+
+        Args:
+            data: SHA-256 of each task's data file.
 
         Raises:
-            InputError: it cannot be written, is in use, or holds a run with other settings.
+            InputError: it cannot be written, is in use, or holds a run with other settings or on
+                other data.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held until the end
+            self._lock = _locked(self.path / ".lock")
+            if (self.path / "run.json").exists():
+                self._continue()
+            elif any(self.path.glob("preds_*")):
+                raise InputError(f"{self.path} holds predictions without a run.json; {OTHERWISE}")
+            self._check_data(data)
+            self.record["versions"] = versions()
+            self.save()
+            for task in data:
+                self.merge(task)
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{self.path} is in use by another process") from None
-        file = self.path / "run.json"
-        if file.exists():
-            try:
-                self.record = json.loads(file.read_text())
-                old = self.record["settings"]
-            except (ValueError, KeyError):
-                raise InputError(f"{file} is not the record of a run") from None
-            if old != json.loads(json.dumps(self.settings)):
-                changed = sorted(k for k in {**old, **self.settings} if _differ(old, self, k))
-                raise InputError(
-                    f"{self.path} holds a run with other settings ({', '.join(changed)}); "
-                    "give another --model_name or --output_dir"
-                )
-        else:
-            self.save()
 
     def save(self) -> None:
         """Write run.json at once or not at all."""
         _replace(self.path / "run.json", json.dumps(self.record, indent=2) + "\n")
 
-    def check_data(self, task: str, sha256: str) -> None:
-        """Refuse to continue a task on data that has changed; rank 0 only."""
-        known = self.record["tasks"].setdefault(task, {}).setdefault("data_sha256", sha256)
-        if known != sha256:
-            raise InputError(f"the data of {task} has changed since {self.path} was begun")
-
     def done(self, task: str) -> set[int]:
         """Examples predicted, after a merge."""
-        return {row["id"] for row in _read(self._file("preds", task, 0))}
+        return {row["id"] for row in _read(self._file("preds", task))}
 
     def append(self, task: str, prediction: dict[str, Any], stats: dict[str, Any]) -> None:
-        """Add one example's results; each has its ``id``."""
+        """Add one example's results; each has its ``id``.
+
+        Raises:
+            InputError: the files cannot be written, or another process writes to them.
+        """
         for kind, row in zip(KINDS, (stats, prediction)):
             path = self._file(kind, task, self.rank)
-            if path not in self._files:
-                self._files[path] = open(path, "a", encoding="utf-8")  # noqa: SIM115
-            self._files[path].write(json.dumps(row) + "\n")
-            self._files[path].flush()
+            try:
+                if path not in self._files:
+                    self._files[path] = _locked(path)
+                self._files[path].write(json.dumps(row) + "\n")
+                self._files[path].flush()
+            except OSError as error:
+                raise InputError(f"cannot write to {path}: {error.strerror}") from None
 
     def merge(self, task: str) -> None:
-        """Bring what all processes wrote into one file, in order; rank 0 only, others idle."""
+        """Bring what all processes wrote into one file, in order; the others being idle."""
         self.close()
         done = None
         for kind in reversed(KINDS):  # predictions first: they say which examples are done
-            main = self._file(kind, task, 0)
+            main = self._file(kind, task)
             parts = sorted(self.path.glob(f"{kind}_{task}.rank*.jsonl"))
             rows = {row["id"]: row for path in (main, *parts) for row in _read(path)}
-            if done is None:
-                done = set(rows)
-            lines = [json.dumps(rows[i]) + "\n" for i in sorted(rows) if i in done]
-            text = "".join(lines)
-            if rows and (not main.exists() or main.read_text(encoding="utf-8") != text):
+            done = set(rows) if done is None else done
+            text = "".join(json.dumps(rows[i]) + "\n" for i in sorted(rows) if i in done)
+            if text and (not main.exists() or main.read_text(encoding="utf-8") != text):
                 _replace(main, text)
-            elif not rows and main.exists():
+            elif not text and main.exists():
                 main.unlink()
             for path in parts:
                 path.unlink()
 
     def stats(self, task: str) -> list[dict[str, Any]]:
         """The timings of a task's examples, after a merge."""
-        return _read(self._file("stats", task, 0))
+        return _read(self._file("stats", task))
 
     def close(self) -> None:
         """Close the files appended to."""
@@ -117,14 +113,41 @@ class Run:
             file.close()
         self._files = {}
 
-    def _file(self, kind: str, task: str, rank: int) -> Path:
-        suffix = f".rank{rank}" if rank else ""
+    def _continue(self) -> None:
+        file = self.path / "run.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            old, _ = dict(record["settings"]), dict(record["tasks"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file} is not the record of a run") from None
+        keys = sorted({*old, *self.settings})
+        changed = [key for key in keys if old.get(key) != self.settings.get(key)]
+        if changed:
+            raise InputError(
+                f"{self.path} holds a run with other settings ({', '.join(changed)}); {OTHERWISE}"
+            )
+        self.record = record
+
+    def _check_data(self, data: dict[str, str]) -> None:
+        for task, sha256 in data.items():
+            of_task = self.record["tasks"].setdefault(task, {})
+            if of_task.setdefault("data_sha256", sha256) != sha256:
+                raise InputError(f"{self.path} was begun on other data of {task}; {OTHERWISE}")
+
+    def _file(self, kind: str, task: str, rank: int | None = None) -> Path:
+        suffix = "" if rank is None else f".rank{rank}"
         return self.path / f"{kind}_{task}{suffix}.jsonl"
 
 
-def _differ(old: dict[str, Any], run: Run, key: str) -> bool:
-    new = json.loads(json.dumps(run.settings))
-    return old.get(key) != new.get(key)
+def _locked(path: Path) -> TextIO:
+    """``path``, to append to, for as long as it stays open. A process that dies lets go of it."""
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path.parent} is in use by another process") from None
+    return file
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

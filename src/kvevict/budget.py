@@ -68,8 +68,8 @@ def pyramid(average: int, layers: int, beta: int, cap: int) -> list[int]:
     The top layer gets ``average / beta`` and the lowest what balances it (PyramidKV, section 4.2).
     Where the lowest would get more than the ``cap`` entries there are, the slope is flattened.
     """
-    if layers == 1:
-        return [average]
+    if layers == 1 or average == 0:
+        return [average] * layers
     lowest = min(2 * average - Fraction(average, beta), Fraction(cap))
     highest = 2 * average - lowest
     step = (lowest - highest) / (layers - 1)

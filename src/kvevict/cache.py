@@ -37,6 +37,7 @@ class LayerCache:
     tail_values: Tensor = None
     tail: int = 0
     positions: Tensor = None
+    _starts: tuple[tuple[int, ...], Tensor] | None = None
 
     @classmethod
     def compact(cls, k: Tensor, v: Tensor, mask: Tensor | None, record: bool = False) -> LayerCache:
@@ -87,15 +88,26 @@ class LayerCache:
             ``(heads, keys, values)``: a slice of kv heads and two ``[heads, length, head_dim]``.
         """
         head = row = 0
+        head_dim = self.keys.shape[-1]
         for length, same in groupby(self.lengths):
             count = len(list(same))
             rows = count * length
             yield (
                 slice(head, head + count),
-                self.keys[row : row + rows].reshape(count, length, -1),
-                self.values[row : row + rows].reshape(count, length, -1),
+                self.keys[row : row + rows].reshape(count, length, head_dim),
+                self.values[row : row + rows].reshape(count, length, head_dim),
             )
             head, row = head + count, row + rows
+
+    @property
+    def starts(self) -> Tensor:
+        """Where each head's rows begin, and where the last ends: int32 ``[kv_heads + 1]``."""
+        bounds = (0, *accumulate(self.lengths))
+        if self._starts is None or self._starts[0] != bounds:
+            ns = namespace(self.keys)
+            on_device = ns.tensor(bounds, dtype=ns.int32, device=self.keys.device)
+            self._starts = (bounds, on_device)
+        return self._starts[1]
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Write ``[kv_heads, tokens, head_dim]`` after the tail's last entry."""

@@ -57,6 +57,11 @@ class Session:
         self.logits: Tensor | None = None
         self._decoding = decoding
 
+    def reserve(self, tokens: int) -> None:
+        """Make room for that many more, unless eviction keeps the cache from growing with them."""
+        if self._decoding is None:
+            self.cache.reserve(tokens)
+
     def extend(self, ids: list[int]) -> Tensor:
         """Take in more tokens, such as a question or the last token decoded; the next logits."""
         hidden = self.extend_hidden(self.model.embed(ids))
@@ -137,21 +142,20 @@ def prefill_hidden(
     """As :func:`prefill`, from embeddings to the last layer's output."""
     n = hidden.shape[1]
     evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
-    sessions = [Session(model, e, DecodeEviction.of(e)) for e in evictions]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
     for layer in range(model.layers):
         q, k, v = model.project(layer, hidden, 0)
-        out, _, columns = attend(q, k, v, wanted)
+        out, lse, columns = attend(q, k, v, wanted)
+        if wanted and not bool(lse.isfinite().all()):  # a count of weights would not show it
+            names = ", ".join(e.policy.name for e in evictions if e.statistics)
+            raise FloatingPointError(f"{names}: the attention of layer {layer} is not finite")
         mixed = out.swapaxes(1, 2).reshape(1, n, -1)
-        del q, out
-        for eviction, session in zip(evictions, sessions):
-            view = _view(model, eviction, layer, k, v, columns)
-            mask = eviction.add_layer(view)
-            if session._decoding:
-                session._decoding.start(layer, view, mask)
-        del k, v, columns, view, mask
+        del q, out, lse
+        for eviction in evictions:
+            eviction.add_layer(_view(model, eviction, layer, k, v, columns))
+        del k, v, columns
         hidden = _by_chunks(model, layer, hidden, mixed)
-    return sessions, hidden
+    return [Session(model, e, DecodeEviction.of(e)) for e in evictions], hidden
 
 
 def _view(
@@ -198,7 +202,7 @@ def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -
     Returns:
         The new tokens.
     """
-    session.cache.reserve(max_new_tokens)
+    session.reserve(max_new_tokens)
     ids: list[int] = []
     while len(ids) < max_new_tokens:
         token = int(session.logits.argmax(dim=-1))

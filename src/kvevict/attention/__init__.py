@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tensors import Tensor, namespace
+from ..tensors import Tensor
 from . import blockwise, flash
 from .base import ColumnStatistic, Output
 
@@ -24,7 +24,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     Raises:
         ValueError: the shapes do not fit.
     """
-    ns = namespace(q)
-    half = q.dtype in (ns.float16, ns.bfloat16)
-    on_gpu = half and q.is_cuda and q.shape[2] == k.shape[2]
+    on_gpu = flash.applies(q) and q.shape[2] == k.shape[2]
     return (flash if on_gpu else blockwise).attend(q, k, v, statistics)

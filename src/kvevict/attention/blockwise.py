@@ -8,7 +8,7 @@ number of blocks grows as N while their size does not: memory beyond input and o
 
 from __future__ import annotations
 
-from ..tensors import Tensor, namespace
+from ..tensors import Tensor, matmul_nt, namespace
 from . import paddle_cpu
 from .base import ColumnStatistic, Output, check
 
@@ -44,13 +44,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     above = ns.triu(ns.ones((rows, rows), dtype=ns.bool, device=q.device), 1)
 
     for head in heads:
-        qs, kt, vs = scaled[head], k[head].swapaxes(-1, -2), v[head]
+        qs, ks, vs = scaled[head], k[head].contiguous(), v[head].contiguous()
         for start in range(0, tokens, rows):
             stop = min(start + rows, tokens)
             size, seen = stop - start, keys - tokens + stop
             shape = [*qs.shape[:-3], group, size]
             flat = [*qs.shape[:-3], group * size]
-            scores = qs[..., start:stop, :].reshape(*flat, head_dim) @ kt[..., :seen]
+            queries = qs[..., start:stop, :].reshape(*flat, head_dim)
+            scores = matmul_nt(queries, ks[..., :seen, :])
             future = above[:size, :size]
             exps, peak, total = _exponentials(scores.reshape(*shape, seen), future)
             inverse = 1 / total
@@ -85,7 +86,6 @@ def columns_from_lse(
     batch, query_heads, tokens, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     group = query_heads // kv_heads
-    kt = k.swapaxes(-1, -2)
     grouped = (q * head_dim**-0.5).reshape(batch, kv_heads, group, tokens, head_dim)
     lse = lse.reshape(batch, kv_heads, group, tokens)
     columns = {}
@@ -101,7 +101,8 @@ def columns_from_lse(
             stop = min(start + rows, tokens)
             size, seen = stop - start, keys - tokens + stop
             scores = grouped[..., start:stop, :].reshape(batch, kv_heads, -1, head_dim)
-            scores = (scores @ kt[..., :seen]).float().reshape(batch, kv_heads, group, size, seen)
+            scores = matmul_nt(scores, k[:, :, :seen]).float()
+            scores = scores.reshape(batch, kv_heads, group, size, seen)
             weights = (scores - lse[..., start:stop].unsqueeze(-1)).exp()
             weights[..., -size:] = weights[..., -size:].masked_fill(above[:size, :size], 0.0)
             unit = ns.ones_like(lse[..., start:stop])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..tensors import Tensor, namespace
+from ..tensors import Tensor, matmul_nt, namespace
+from . import flash
+
+KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
 
 
 def attend_cached(
@@ -23,6 +26,8 @@ def attend_cached(
     ns = namespace(q)
     query_heads, tokens, head_dim = q.shape
     group = query_heads // len(cache.lengths)
+    if not observe and group * tokens <= KERNEL_ROWS and flash.applies(q) and flash.has_triton():
+        return _on_gpu(q, cache), None
     scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
     future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
     outs, seen = [], []
@@ -31,7 +36,7 @@ def attend_cached(
         tail_values = cache.tail_values[heads, : cache.tail]
         length = keys.shape[1]
         own = scaled[heads]
-        scores = ns.cat([own @ keys.swapaxes(-1, -2), own @ tail_keys.swapaxes(-1, -2)], dim=-1)
+        scores = ns.cat([matmul_nt(own, keys), matmul_nt(own, tail_keys)], dim=-1)
         if tokens > 1:
             scores = scores.reshape(-1, tokens, length + cache.tail)
             scores[..., -tokens:] = scores[..., -tokens:].masked_fill(future, -float("inf"))
@@ -42,3 +47,19 @@ def attend_cached(
             seen.append(weights.float().reshape(-1, group, tokens, length + cache.tail))
     out = outs[0] if len(outs) == 1 else ns.cat(outs, dim=0)
     return out.reshape(query_heads, tokens, head_dim), seen if observe else None
+
+
+def _on_gpu(q: Tensor, cache: LayerCache) -> Tensor:
+    from ..kernels import decode_attention
+
+    ns = namespace(q)
+    tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
+    return decode_attention(
+        q.unsqueeze(0),
+        cache.keys,
+        cache.values,
+        cache.starts,
+        cache.tail_keys,
+        cache.tail_values,
+        tail,
+    ).squeeze(0)

@@ -21,6 +21,12 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+def applies(q: Tensor) -> bool:
+    """Whether ``q`` is of a kind and in a place that the kernels take."""
+    ns = namespace(q)
+    return q.is_cuda and q.dtype in (ns.float16, ns.bfloat16)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
     """Causal grouped-query attention; shapes as in :func:`kvevict.attention.attend`.
 

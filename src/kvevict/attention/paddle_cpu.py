@@ -1,12 +1,13 @@
-"""The exponentials of a block on Paddle's CPU build, by NumPy.
+"""The exponentials of a block on Paddle's CPU build, by NumPy, in place.
 
-Paddle's CPU kernels for maximum, subtraction and exponential are neither vectorised nor threaded;
-NumPy's are vectorised and release the interpreter lock, so two halves of a block run on two cores.
-Measured on two cores of an AMD EPYC: 0.6 ns an element against 2.9.
+Paddle's CPU kernels for maximum, subtraction and exponential are neither vectorised nor threaded.
+NumPy's are vectorised and release the interpreter lock, so the cores share the rows; a few rows at
+a time stay in a core's own cache through all four passes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -14,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..tensors import Tensor, namespace
+
+CHUNK = 1 << 16  # scores that go through the passes together: 256 KiB
 
 
 @lru_cache(maxsize=1)
@@ -23,31 +26,38 @@ def _pool() -> tuple[ThreadPoolExecutor, int]:
 
 
 def exponentials(scores: Tensor, future: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``blockwise._exponentials``, for float32 Paddle tensors in host memory."""
+    """As ``blockwise._exponentials``, for contiguous float32 Paddle tensors in host memory."""
     paddle = namespace(scores)
-    shape = list(scores.shape)
-    rows, seen = shape[-2:]
-    source = np.from_dlpack(scores.detach()).reshape(-1, rows, seen)
-    exps = np.empty(source.shape, np.float32)
-    peak = np.empty(source.shape[:2], np.float32)
-    total = np.empty(source.shape[:2], np.float32)
-    masked = np.from_dlpack(future.int()).astype(bool)
+    *lead, rows, seen = scores.shape
+    block = _memory(scores).reshape(-1, rows, seen)
+    groups = block.shape[0]
+    masked = future.numpy()
+    peak = np.empty((groups, rows), np.float32)
+    total = np.empty((groups, rows), np.float32)
+    step = max(1, CHUNK // seen)
 
-    def work(part: slice) -> None:
-        block, own = exps[:, part], source[:, part]
-        # Masked scores may take part in the peak: it only has to be near the largest.
-        own.max(axis=-1, out=peak[:, part])
-        np.subtract(own, peak[:, part, None], out=block)
-        np.exp(block, out=block)
-        np.copyto(block[:, :, -rows:], 0.0, where=masked[part])
-        block.sum(axis=-1, out=total[:, part])
+    def work(part: range) -> None:
+        for start in part:
+            some = slice(start, min(start + step, rows))
+            for own, own_peak, own_total in zip(block, peak, total):
+                x, highest = own[some], own_peak[some]
+                np.copyto(x[:, seen - rows :], -np.inf, where=masked[some])
+                x.max(axis=-1, out=highest)
+                np.subtract(x, highest[:, None], out=x)
+                np.exp(x, out=x)
+                x.sum(axis=-1, out=own_total[some])
 
+    chunks = range(0, rows, step)
     pool, workers = _pool()
-    edges = [rows * i // workers for i in range(workers + 1)]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:]) if a < b]
-    list(pool.map(work, parts))
+    if workers == 1 or len(chunks) == 1:
+        work(chunks)
+    else:
+        list(pool.map(work, (chunks[i::workers] for i in range(workers))))
+    to_tensor = paddle.utils.dlpack.from_dlpack
+    shape = (*lead, rows)
+    return scores, to_tensor(peak).reshape(shape), to_tensor(total).reshape(shape)
 
-    def tensor(array: np.ndarray) -> Tensor:
-        return paddle.utils.dlpack.from_dlpack(array).reshape(*shape[:-2], *array.shape[1:])
 
-    return tensor(exps), tensor(peak), tensor(total)
+def _memory(x: Tensor) -> np.ndarray:
+    """The memory of a contiguous float32 host tensor, writable, without a copy."""
+    return np.ctypeslib.as_array((ctypes.c_float * int(x.size)).from_address(x.data_ptr()))

@@ -85,6 +85,17 @@ class PaddleNLPDecoder:
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 
 
+def _hides_a_token(mask: Tensor) -> bool:
+    """Whether a mask of one row, ``[1, N]`` or ``[1, 1, 1, N]``, leaves out any of the prompt.
+
+    Whole numbers are one where a token is seen, floats are added to the scores.
+    """
+    if mask.size != mask.shape[-1]:
+        return False
+    hidden = mask < 0 if mask.is_floating_point() else mask.astype("int64") == 0
+    return bool(hidden.any())
+
+
 def _rms_norm(norm: paddle.nn.Layer, x: Tensor) -> Tensor:
     """PaddleNLP's norm squares with ``pow``, ten times as slow on a CPU as a product."""
     wide = x.astype("float32")
@@ -106,25 +117,31 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         example: counts into the noise of the policies that draw.
 
     Yields:
-        The sessions of the prompts run so far, last one last: ``sessions[-1].cache.nbytes``.
+        A list with the session of the last prompt: ``sessions[0].cache.nbytes``. Earlier ones are
+        let go, and with them their caches.
 
     Raises:
-        InputError: several prompts in a batch, or beam search.
+        InputError: several prompts in a batch, beam search, or a padded prompt.
     """
     decoder, sessions = PaddleNLPDecoder(model), []
 
-    def forward(input_ids=None, past_key_values=None, inputs_embeds=None, **_):
+    def forward(
+        input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **_
+    ):
         batch = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         if batch != 1:
             raise InputError(f"eviction takes one prompt at a time, without beams, not {batch}")
         hidden = model.llama.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = hidden.detach()
         if past_key_values is None or past_key_values[0] is None:
+            if attention_mask is not None and _hides_a_token(attention_mask):
+                raise InputError("eviction takes a prompt without padding")
+            sessions.clear()
             new, hidden = prefill_hidden(decoder, hidden, [policy], example)
             sessions.extend(new)
         else:
-            hidden = sessions[-1].extend_hidden(hidden)
-        stand_in = paddle.empty([1, sessions[-1].cache.seen, decoder.kv_heads, 0])
+            hidden = sessions[0].extend_hidden(hidden)
+        stand_in = paddle.empty([1, sessions[0].cache.seen, decoder.kv_heads, 0])
         last = _rms_norm(model.llama.norm, hidden[:, -1:])
         return last, ((stand_in, stand_in),) * decoder.layers
 

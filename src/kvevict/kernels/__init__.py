@@ -8,7 +8,7 @@ from __future__ import annotations
 from .columns import column_statistic
 from .decode import decode_attention
 from .flash import flash_forward
-from .select import gather, gather_ragged, ragged_positions, select
+from .selection import gather, gather_ragged, ragged_positions, select
 
 __all__ = [
     "column_statistic",

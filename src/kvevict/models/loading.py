@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def load(model_path: str, dtype: str | None = None, device: str | None = None) -
     return LoadedModel(
         model=model,
         tokenizer=checkpoint.tokenizer,
-        name=Path(model_path).name,
+        name=Path(os.path.abspath(model_path)).name,
         max_positions=model.config.max_position_embeddings,
         eos_ids=checkpoint.eos_ids,
     )

@@ -34,9 +34,9 @@ def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
         raise InputError(f"{config_file}: {refused[0]} is not supported")
     try:
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{config_file} lacks r or lora_alpha") from error
-    scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{config_file} lacks r or lora_alpha, or they are no numbers") from error
     factors = read_safetensors(adapter / "adapter_model.safetensors")
     tensors = dict(checkpoint.tensors)
     for name in [name for name in factors if name.endswith(".lora_A.weight")]:

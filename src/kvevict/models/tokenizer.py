@@ -78,4 +78,5 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return PaddleTokenizer(AutoTokenizer.from_pretrained(str(path)))
     except Exception as error:  # sentencepiece and tiktoken each raise their own
-        raise InputError(f"{files[0]} is not a tokenizer: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{files[0]} is not a tokenizer: {reason}") from error

@@ -77,17 +77,17 @@ def build(method: str, **settings: Any) -> Policy:
     Raises:
         InputError: no such method or setting, or a value outside its range.
     """
-    parts = {part: settings.pop(part) for part in PARTS if part in settings}
+    choices = {part: settings.pop(part) for part in PARTS if part in settings}
     policy = _construct(method, settings)
-    for part, choice in parts.items():
-        other, own = next(iter(choice.items())) if isinstance(choice, dict) else (choice, {})
-        accepted = inspect.signature(_method(other)).parameters
-        if "keep_ratio" in accepted:
-            own = {"keep_ratio": policy.keep_ratio, **(own or {})}
-        donor = _construct(other, own)
-        name = f"{policy.name}-{other}_{part}"
-        policy = replace(policy, name=name, **{part: getattr(donor, part)})
-    return policy
+    name, parts = policy.name, {}
+    for part, choice in choices.items():
+        other, own = next(iter(choice.items())) if isinstance(choice, dict) else (choice, None)
+        own = own or {}
+        if "keep_ratio" in inspect.signature(_method(other)).parameters:
+            own = {"keep_ratio": policy.keep_ratio, **own}
+        parts[part] = getattr(_construct(other, own), part)
+        name += f"-{other}_{part}"
+    return replace(policy, name=name, **parts)
 
 
 def describe(policy: Policy) -> dict[str, Any]:
@@ -107,15 +107,16 @@ def _plain(value: Any) -> Any:
 
 
 def _method(name: Any) -> Callable[..., Policy]:
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose among {', '.join(METHODS)}")
     return METHODS[name]
 
 
 def _construct(method: str, settings: dict[str, Any]) -> Policy:
     constructor = _method(method)
-    own = [p for p in inspect.signature(constructor).parameters if p != "common"]
-    allowed = dict.fromkeys([*own, *COMMON])
+    own = inspect.signature(constructor).parameters.values()
+    allowed = {p.name: p.annotation for p in own if p.name != "common"}
+    allowed.update({f.name: f.type for f in fields(Policy) if f.name in COMMON})
     for key, value in settings.items():
         if key not in allowed:
             raise InputError(
@@ -123,6 +124,8 @@ def _construct(method: str, settings: dict[str, Any]) -> Policy:
             )
         if not isinstance(value, (int, float, bool, type(None))):
             raise InputError(f"setting {key!r} must be a number, not {value!r}")
+        if allowed[key].startswith("int") and isinstance(value, float):
+            raise InputError(f"setting {key!r} must be a whole number, not {value!r}")
     try:
         return constructor(**settings)
     except TypeError as error:

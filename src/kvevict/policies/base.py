@@ -112,6 +112,7 @@ class Policy:
             raise InputError("min_eviction_seqlen must not be negative")
         if self.decode_slack is not None and self.decode_slack < 0:
             raise InputError("decode_slack must not be negative")
+        budget.ratio(self.decode_drop, "decode_drop")
         if getattr(self.allocator, "model_wide", False) and type(self.selector) is not TopK:
             raise InputError(
                 "a model-wide allocation ranks entries by importance alone: it goes with the "
@@ -144,6 +145,10 @@ class TopK:
 
     sinks: int = 0
     recent: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sinks < 0 or self.recent < 0:
+            raise InputError("the numbers of sinks and recent tokens must not be negative")
 
     def protected(self, n: int, budget_: int) -> tuple[int, int]:
         """See :class:`Selector`."""

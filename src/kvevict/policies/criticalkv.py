@@ -27,14 +27,18 @@ class TwoStages(TopK):
     epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.ratio(self.first_share, "first_share")
 
     def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
         """See :class:`~kvevict.policies.base.Selector`."""
         part = budget.ratio(self.first_share, "first_share")
-        first = [budget.share(count, part) for count in counts]
+        fixed = self.sinks + self.recent  # all there wherever a head has anything to choose
+        first = [max(0, budget.share(count + fixed, part) - fixed) for count in counts]
         chosen = top_k(scores, first)
         second = (scores + self.epsilon) * projected_l1(view.values, view.w_o)
+        if not bool(second.isfinite().all()):
+            raise FloatingPointError("the projected values are not finite")
         rest = [count - taken for count, taken in zip(counts, first)]
         return chosen | top_k(second.masked_fill(chosen, -float("inf")), rest)
 

@@ -29,13 +29,16 @@ class DecodeEviction:
     def __init__(self, eviction: Eviction) -> None:
         self.eviction = eviction
         self.statistics = eviction.statistics
-        self._budgets: list[list[int]] = []  # by layer: entries of each head after the prompt
-        self._gathered: list[list[list[Tensor]]] = []  # by layer, run of heads, statistic
+        layers = eviction.cache.layers
+        self._budgets = [list(held.lengths) for held in layers]  # by layer and head
+        self._gathered = [  # by layer, run of heads, statistic: [heads, 1 or group, held]
+            _by_run(columns, held) for columns, held in zip(eviction.columns, layers)
+        ]
         self._steps = 0
 
     @classmethod
     def of(cls, eviction: Eviction) -> DecodeEviction | None:
-        """For policies that evict while decoding, on prompts long enough to be evicted."""
+        """For policies that evict while decoding, once a prompt that was evicted is done."""
         wanted = eviction.policy.decode_slack is not None and eviction.active
         return cls(eviction) if wanted else None
 
@@ -45,27 +48,14 @@ class DecodeEviction:
         other._gathered = [[list(columns) for columns in runs] for runs in self._gathered]
         return other
 
-    def start(self, layer: int, view: LayerView, mask: Tensor | None) -> None:
-        """Take over the statistics of the entries that the prompt's eviction kept."""
-        held = self.eviction.cache.layers[layer]
-        self._budgets.append(list(held.lengths))
-        runs = []
-        for heads, _, _ in held.runs():
-            columns = [_three_axes(c)[heads] for c in view.columns]
-            if mask is not None:
-                columns = [_take(c, mask[heads]) for c in columns]
-            runs.append(columns)
-        self._gathered.append(runs)
-
     def after(self, layer: int, held: LayerCache, weights: list[Tensor] | None, model) -> None:
         """Add the new rows' weights, and evict if the layer has outgrown its budget."""
         if self.statistics:
             runs = zip(self._gathered[layer], weights)
             self._gathered[layer] = [self._gather(old, new) for old, new in runs]
         policy = self.eviction.policy
-        budgets = self._budgets[layer]
-        excess = held.lengths[0] + held.tail - budgets[0]  # every head has grown alike
-        if excess > policy.decode_slack:
+        over = max(length - full for length, full in zip(held.lengths, self._budgets[layer]))
+        if over + held.tail > policy.decode_slack:
             self._shrink(layer, held, model.output_projection(layer))
 
     def _gather(self, old: list[Tensor], weights: Tensor) -> list[Tensor]:
@@ -116,13 +106,13 @@ class DecodeEviction:
         eviction = self.eviction
         scores = eviction.score(view, layer)
         sinks, recent = eviction.policy.selector.protected(eviction.n, target)
-        return eviction.select(
-            scores, view, sinks, recent, lambda c: [target - sinks - recent] * len(c)
-        )
+        counts = [target - sinks - recent] * scores.shape[0]
+        return eviction.select(scores, view, layer, sinks, recent, lambda _: counts)
 
 
 def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:
     """The statistic of new rows, from ``[heads, group, rows, held]``: ``[heads, per, held]``."""
+    weights = weights[:, :, statistic.first_row(weights.shape[2]) :]
     if statistic.reduce == "count_below_mean":
         total = weights.shape[1] if statistic.per_kv_head else 1
         weights = weights.sum(dim=1, keepdim=True) if statistic.per_kv_head else weights
@@ -130,7 +120,8 @@ def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:
         ns = namespace(weights)
         seen = ns.arange(held - rows + 1, held + 1, device=weights.device).unsqueeze(-1)
         visible = ns.arange(held, device=weights.device) < seen
-        return ((weights < total / seen.float()) & visible).float().sum(dim=2)
+        below = ((weights < total / seen.float()) & visible).float()
+        return (below + weights * 0.0).sum(dim=2)  # NaN stays NaN, for the scores' check
     rows = (weights if statistic.reduce == "sum" else weights * weights).sum(dim=2)
     return rows.sum(dim=1, keepdim=True) if statistic.per_kv_head else rows
 
@@ -147,8 +138,15 @@ def _regroup(runs: list[list[Tensor]], held: LayerCache) -> list[list[Tensor]]:
     return grouped
 
 
-def _three_axes(column: Tensor) -> Tensor:
-    return column.unsqueeze(1) if len(column.shape) == 2 else column
+def _by_run(columns: list[Tensor], held: LayerCache) -> list[list[Tensor]]:
+    """Columns ``[sum(lengths), per]`` cut into the cache's runs."""
+    runs, row = [], 0
+    for _, keys, _ in held.runs():
+        heads, length = keys.shape[:2]
+        parts = [c[row : row + heads * length] for c in columns]
+        runs.append([p.reshape(heads, length, p.shape[-1]).swapaxes(-1, -2) for p in parts])
+        row += heads * length
+    return runs
 
 
 def _take(column: Tensor, mask: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class Eviction:
         cache: where the kept entries go.
         statistics: what attention has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
+        columns: for policies that go on evicting while decoding, by layer: each statistic of the
+            entries held, ``[sum(lengths), 1 or group]``, row by row beside the cache's keys.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Eviction:
             policy.scorer.statistics(n) if self.active else ()
         )
         self.model_wide = getattr(policy.allocator, "model_wide", False)
+        self.columns: list[list[Tensor]] = []
         self._scores: list[Tensor] = []  # of the entries held, for model-wide budgets
 
     def noise_keys(self, layer: int, step: int = 0) -> list[int]:
@@ -47,28 +50,26 @@ class Eviction:
         counters = (self.policy.seed, self.example, layer)
         return [noise.key(*counters, head, step) for head in range(self.kv_heads)]
 
-    def add_layer(self, view: LayerView) -> Tensor | None:
-        """Store the next layer's share of ``view.keys`` and ``view.values``.
-
-        Returns:
-            bool ``[kv_heads, N]``, set where an entry is kept; None where all are. Under a
-            model-wide budget all are, for now.
-        """
+    def add_layer(self, view: LayerView) -> None:
+        """Store the next layer's share of ``view.keys`` and ``view.values``."""
         layer = len(self.cache.layers)
         if not self.active:
-            self.cache.layers.append(self._compact(view, None))
-            return None
+            self._store(view, None)
+            return
         scores = self.score(view, layer)
         if self.model_wide:
-            self.cache.layers.append(self._compact(view, None))
+            self._store(view, None)
             self._trim(scores)
-            return None
-        mask = self.select(scores, view, self.sinks, self.recent, lambda c: self._counts(c, layer))
-        self.cache.layers.append(self._compact(view, mask))
-        return mask
+            return
+        sinks, recent = self.sinks, self.recent
+        mask = self.select(scores, view, layer, sinks, recent, lambda c: self._counts(c, layer))
+        self._store(view, mask)
 
-    def _compact(self, view: LayerView, mask: Tensor | None) -> LayerCache:
-        return LayerCache.compact(view.keys, view.values, mask, self.record)
+    def _store(self, view: LayerView, mask: Tensor | None) -> None:
+        """Keep the entries where bool ``mask [kv_heads, N]`` is set, all where it is None."""
+        self.cache.layers.append(LayerCache.compact(view.keys, view.values, mask, self.record))
+        if self.active and self.policy.decode_slack is not None:
+            self.columns.append([_by_entry(column, mask) for column in view.columns])
 
     def score(self, view: LayerView, layer: int) -> Tensor:
         """The scorer's importance, checked: ``[kv_heads, N]``.
@@ -87,6 +88,7 @@ class Eviction:
         self,
         scores: Tensor,
         view: LayerView,
+        layer: int,
         sinks: int,
         recent: int,
         counts: Callable[[Tensor], list[int]],
@@ -96,13 +98,19 @@ class Eviction:
         Args:
             sinks, recent: first and last entries that are kept in any case.
             counts: entries for each head, from the candidates' scores.
+
+        Raises:
+            FloatingPointError: the selector met a NaN or an infinity.
         """
         ns = namespace(scores)
         heads, n = scores.shape
         span = slice(sinks, n - recent)
         candidates = scores[:, span]
         inner = replace(view, keys=view.keys[:, span], values=view.values[:, span])
-        chosen = self.policy.selector(candidates, counts(candidates), inner, self.n)
+        try:
+            chosen = self.policy.selector(candidates, counts(candidates), inner, self.n)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{self.policy.name}: in layer {layer} {error}") from None
         parts = [
             ns.ones((heads, sinks), dtype=ns.bool, device=scores.device),
             chosen,
@@ -137,5 +145,15 @@ class Eviction:
             mine = keep[start : start + own.shape[0]]
             start += own.shape[0]
             if not bool(mine.all()):
+                kept = mine.nonzero().reshape(-1)
                 layer.drop(mine)
-                self._scores[index] = own.index_select(0, mine.nonzero().reshape(-1))
+                self._scores[index] = own.index_select(0, kept)
+                if self.columns:
+                    self.columns[index] = [c.index_select(0, kept) for c in self.columns[index]]
+
+
+def _by_entry(column: Tensor, mask: Tensor | None) -> Tensor:
+    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry masked in."""
+    column = column.unsqueeze(1) if len(column.shape) == 2 else column
+    rows = column.swapaxes(-1, -2).reshape(-1, column.shape[1])
+    return rows if mask is None else rows.index_select(0, mask.reshape(-1).nonzero().reshape(-1))

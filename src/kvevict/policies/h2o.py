@@ -34,6 +34,7 @@ class RecentShare(TopK):
     recent_share: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.ratio(self.recent_share, "recent_share")
 
     def protected(self, n: int, budget_: int) -> tuple[int, int]:

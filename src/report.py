@@ -1,0 +1,123 @@
+"""Turn runs into tables, figures and a page.
+
+    python report.py --output_dir ../results --out ../report
+    python report.py --scores ../docs/study.jsonl --out ../report     from an earlier scores.jsonl
+    python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
+
+The first writes report.md with the figures it shows, report.html (all of that in one file, and
+what ``kept`` has left in the same place) and scores.jsonl (what the report was made of). The second
+does the same without the runs. ``kept`` runs one prompt and draws what each layer and head kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvevict.errors import InputError
+from reporting import kept, load
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 with one sentence on what is wrong with the input."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    of_kept = argv[:1] == ["kept"]
+    args = _kept_arguments(argv[1:]) if of_kept else _report_arguments(argv)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        print((keep if of_kept else report)(args))
+    except (InputError, FloatingPointError) as error:
+        return _fail(error)
+    except OSError as error:
+        return _fail(f"cannot write {error.filename or args.out}: {error.strerror}")
+    return 0
+
+
+def report(args: argparse.Namespace) -> Path:
+    """Write the report of many runs; returns its page."""
+    from reporting import page, sections
+
+    if args.scores:
+        results = load.read_scores(args.scores)
+    else:
+        results = load.read_runs(args.output_dir, args.data_dir)
+    of_prompt = args.out / "kept.json"
+    found = kept.load(of_prompt) if of_prompt.exists() else None
+    parts = sections.sections(results)
+    for picture in (picture for part in parts for picture in part.pictures):
+        picture.figure.savefig(args.out / picture.file)
+        picture.figure.set_layout_engine("none")  # laid out now; the page draws it once more
+    _write(args.out / "report.md", sections.markdown(args.title, parts))
+    load.write_scores(args.out / "scores.jsonl", results)
+    return _write(args.out / "report.html", page.page(args.title, parts, found))
+
+
+def keep(args: argparse.Namespace) -> Path:
+    """Write what each layer and head keeps of one prompt; returns its page."""
+    from reporting import kept_figure, page
+
+    methods = [name.strip() for name in args.method.split(",")]
+    found = kept.capture(
+        args.model_path,
+        methods,
+        args.keep_ratio,
+        args.task,
+        args.example,
+        args.data_dir,
+        args.device,
+    )
+    found.save(args.out / "kept.json")
+    kept_figure.kept_figure(found).savefig(args.out / "kept.png")
+    return _write(args.out / "kept.html", page.page(args.title, [], found))
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8", "replace")
+    return path
+
+
+def _fail(message: object) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _report_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Turn runs into tables, figures and a page.",
+        epilog="report.py kept --help: which positions each layer and head kept of one prompt",
+    )
+    add = parser.add_argument
+    add("--output_dir", type=Path, default=Path("../results"), help="where the runs lie")
+    add("--data_dir", type=Path, help="where their data lie: adds maps of depth and length")
+    add("--scores", type=Path, help="read this scores.jsonl of an earlier report, not the runs")
+    _add_common(parser)
+    return parser.parse_args(argv)
+
+
+def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="report.py kept",
+        description="Run one prompt and draw which positions each layer and head kept.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model_path", default="smollm2-135m-instruct", help="as for eval_llama3.py")
+    add("--method", default="nacl,laprox,h2o,snapkv,pyramidkv,streamingllm")
+    add("--keep_ratio", type=float, default=0.2, help="share of the cache to keep")
+    add("--data_dir", type=Path, default=Path("../data"), help="where <task>.jsonl lies")
+    add("--task", default="passkey")
+    add("--example", type=int, default=0, help="which one, from 0")
+    add("--device", help="cpu, gpu or gpu:<n>, by default what there is")
+    _add_common(parser)
+    return parser.parse_args(argv)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("../report"), help="where to write")
+    parser.add_argument("--title", default="KV-cache eviction", help="of the page")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Run directories as tables, figures and a page that anyone can open."""

@@ -1,0 +1,201 @@
+"""Results on disk: run directories, and one small file that holds the scores of many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import tasks
+from kvevict.errors import InputError
+from tasks.data import parse_json_line
+
+SETTINGS = ("model", "compress", "policy")  # what run.json must say
+
+
+@dataclass(frozen=True)
+class Result:
+    """One task of one run.
+
+    Attributes:
+        settings: what determined the predictions, as in run.json.
+        task: its name.
+        data: SHA-256 of the file that the examples came from; empty where a run has just begun.
+        ids, scores, prompt_tokens: of each example; scores from 0 to 1.
+        depths: where in its context each example's answer stands, 0 to 1; None where it does not
+            stand there, and altogether where the data were not at hand.
+        cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
+        prefill_shared_by: settings that the prefills served.
+    """
+
+    settings: dict[str, Any]
+    task: str
+    data: str
+    ids: list[int]
+    scores: list[float]
+    prompt_tokens: list[int]
+    depths: list[float | None] | None
+    cache_bytes: float
+    full_cache_bytes: float
+    prefill_seconds: float
+    prefill_shared_by: int
+    ms_per_token: float
+
+
+def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
+    """The results of every run below ``output_dir``, graded.
+
+    Args:
+        data_dir: where to look for the examples, at any depth; gives their ``depths``.
+
+    Raises:
+        InputError: there are no runs, none has results, or a file is broken.
+    """
+    if not output_dir.is_dir():
+        raise InputError(f"there is no output directory {output_dir}")
+    records = sorted(output_dir.rglob("run.json"))
+    if not records:
+        raise InputError(f"there are no runs (run.json) below {output_dir}")
+    depths = _Depths(data_dir)
+    results = [result for record in records for result in _read_run(record, depths)]
+    if not results:
+        raise InputError(f"the runs below {output_dir} have no predictions yet")
+    return results
+
+
+def write_scores(path: Path, results: list[Result]) -> None:
+    """Keep what a report is made of: one line a run and task."""
+    path.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), "utf-8")
+
+
+def read_scores(path: Path) -> list[Result]:
+    """What :func:`write_scores` wrote.
+
+    Raises:
+        InputError: the file cannot be read or is another one.
+    """
+    results = []
+    for number, row, _ in _lines(path):
+        if set(row) != {field.name for field in fields(Result)} or row["task"] not in tasks.TASKS:
+            raise InputError(f"{path}, line {number}: not a line of the scores of a report")
+        results.append(Result(**row))
+    if not results:
+        raise InputError(f"{path} has no scores")
+    return results
+
+
+def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
+    try:
+        run = json.loads(record.read_text("utf-8"))
+        settings = run["settings"]
+        {key: settings[key] for key in SETTINGS}
+        settings["policy"]["name"], settings["policy"]["keep_ratio"]
+        data = {name: task["data_sha256"] for name, task in run["tasks"].items()}
+    except OSError as error:
+        raise InputError(f"cannot read {record}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{record} is not the record of a run") from None
+    for name in tasks.TASKS:
+        file = record.parent / f"preds_{name}.jsonl"
+        if file.exists():
+            result = _read_task(settings, tasks.TASKS[name], data.get(name, ""), file, depths)
+            if result:
+                yield result
+
+
+def _read_task(
+    settings: dict[str, Any], task: tasks.Task, data: str, file: Path, depths: _Depths
+) -> Result | None:
+    scores = {}
+    for number, row, where in _lines(file):
+        try:
+            text, label = row["prediction"], row["ground_truth"]
+            scores[row["id"]] = tasks.score(task, text, label)
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(f"{where}: not a prediction of eval_llama3.py") from None
+        except InputError as error:
+            raise InputError(f"{file}, line {number}: {error}") from None
+    file = file.with_name(f"stats_{task.name}.jsonl")
+    try:
+        stats = {row["id"]: row for _, row, _ in _lines(file)}
+        done = sorted(scores.keys() & stats.keys())
+        if not done:
+            return None
+        rows = [stats[i] for i in done]
+        new = sum(row["new_tokens"] for row in rows)
+        of_example = depths.of(task, data)
+        return Result(
+            settings,
+            task.name,
+            data,
+            ids=done,
+            scores=[_short(scores[i]) for i in done],
+            prompt_tokens=[row["prompt_tokens"] for row in rows],
+            depths=[of_example.get(i) for i in done] if of_example else None,
+            cache_bytes=mean(row["cache_bytes"] for row in rows),
+            full_cache_bytes=mean(row["full_cache_bytes"] for row in rows),
+            prefill_seconds=mean(row["prefill_seconds"] for row in rows),
+            prefill_shared_by=max(row["policies"] for row in rows),
+            ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, new),
+        )
+    except (KeyError, TypeError):
+        raise InputError(f"{file} does not hold the statistics of eval_llama3.py") from None
+
+
+def _short(score: float) -> float:
+    """As few characters as JSON can do with."""
+    return int(score) if score in (0, 1) else round(score, 6)
+
+
+class _Depths:
+    """Where answers stand, found in data files by their checksum."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        if data_dir and not data_dir.is_dir():
+            raise InputError(f"there is no data directory {data_dir}")
+        files = sorted(data_dir.rglob("*.jsonl")) if data_dir else []
+        known = [path for path in files if path.stem in tasks.TASKS]
+        self._files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in known}
+        self._found: dict[str, dict[int, float | None]] = {}
+
+    def of(self, task: tasks.Task, data: str) -> dict[int, float | None]:
+        """The depths by example of one file; empty where it is not at hand."""
+        if data in self._files and data not in self._found:
+            examples = tasks.read_examples(self._files[data], task)
+            self._found[data] = {e.id: depth(task, e) for e in examples}
+        return self._found.get(data, {})
+
+
+def depth(task: tasks.Task, example: tasks.Example) -> float | None:
+    """Where in its context the answer first stands: 0 at the start, towards 1 at the end."""
+    context = example.fields["context"]
+    found = answer_spans(context, tasks.label(task, example))
+    return round(found[0][0] / len(context), 4) if found else None
+
+
+def answer_spans(text: str, label: Any) -> list[tuple[int, int]]:
+    """Where the answer stands in ``text`` as whole words: ``(start, end)`` in characters."""
+    answer = label[0] if isinstance(label, list) and label else label
+    if not str(answer).strip():
+        return []
+    words = rf"(?<!\w){re.escape(str(answer))}(?!\w)"
+    return [found.span() for found in re.finditer(words, text)]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """The whole lines of a file: number, object, and both in words. A line in the making is left.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not an object.
+    """
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        yield number, parse_json_line(path, number, line), f"{path}, line {number}"

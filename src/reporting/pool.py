@@ -1,0 +1,208 @@
+"""From the results of single runs to what a table or figure shows: seeds and runs pooled.
+
+A *cell* is one method at one keep ratio on one task and length. Its score is the mean over examples
+of each example's mean over seeds, with a 95% confidence interval over the examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+import tasks
+from reporting.load import Result
+from reporting.style import rank
+from reporting.variants import label_variants
+
+Z = 1.959963984540054  # the normal distribution's 97.5% quantile
+RESAMPLES = 10_000
+PROMPT, CONTEXT = "question in the prompt", "context compressed before the question is known"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95% confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one keep ratio on one task and length.
+
+    Attributes:
+        method: how it is labelled; ``full`` is the full cache.
+        keep_ratio: as asked for.
+        length: of the prompts, as in ``4K``; empty where each task has one length only.
+        tokens: median length of the prompts.
+        score: over ``examples``, seeds pooled.
+        points: depth of the answer and score of each example whose depth is known.
+        cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
+        prefill_shared_by: settings that the prefills served.
+    """
+
+    method: str
+    keep_ratio: float
+    task: str
+    length: str
+    tokens: float
+    score: Estimate
+    examples: int
+    seeds: int
+    points: tuple[tuple[float, float], ...]
+    cache_bytes: float
+    full_cache_bytes: float
+    prefill_seconds: float
+    prefill_shared_by: int
+    ms_per_token: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """All that compares: the cells of one model in one mode."""
+
+    title: str
+    cells: tuple[Cell, ...]
+
+    def parts(self) -> list[tuple[str, list[Cell]]]:
+        """The cells by length, shortest first, with the length's name."""
+        lengths: dict[str, list[Cell]] = defaultdict(list)
+        for cell in sorted(self.cells, key=lambda cell: cell.tokens):
+            lengths[cell.length].append(cell)
+        return list(lengths.items())
+
+
+def pool(results: list[Result]) -> list[Group]:
+    """Groups of cells, in the order of their titles."""
+    labels = label_variants([result.settings["policy"] for result in results])
+    groups: dict[tuple, list[tuple[Result, str]]] = defaultdict(list)
+    for result, label in zip(results, labels):
+        setting = {k: v for k, v in result.settings.items() if k != "policy"}
+        groups[tuple(sorted(setting.items()))].append((result, label))
+    titles = _titles([dict(key) for key in groups])
+    made = [Group(title, _cells(members)) for title, members in zip(titles, groups.values())]
+    return sorted(made, key=lambda group: group.title)
+
+
+def _titles(settings: list[dict[str, Any]]) -> list[str]:
+    """Model and mode, and what else tells two groups apart."""
+    varying = [
+        key
+        for key in dict.fromkeys(key for one in settings for key in one)
+        if key not in ("model", "compress") and len({repr(one.get(key)) for one in settings}) > 1
+    ]
+    modes = {"prompt": PROMPT, "context": CONTEXT}
+    return [
+        ", ".join(
+            [one["model"], modes.get(one["compress"], one["compress"])]
+            + [f"{key} {one.get(key)}" for key in varying]
+        )
+        for one in settings
+    ]
+
+
+def _cells(members: list[tuple[Result, str]]) -> tuple[Cell, ...]:
+    lengths = _lengths([result for result, _ in members])
+    cells: dict[tuple, list[Result]] = defaultdict(list)
+    for result, label in members:
+        ratio = result.settings["policy"]["keep_ratio"]
+        cells[label, ratio, result.task, lengths[result.task, result.data]].append(result)
+    return tuple(_cell(*key, results) for key, results in cells.items())
+
+
+def _lengths(results: list[Result]) -> dict[tuple[str, str], str]:
+    """What to call the length of each task's data; nothing where no task has several."""
+    tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for result in results:
+        tokens[result.task, result.data] += result.prompt_tokens
+    names = {key: length_name(median(counts)) for key, counts in tokens.items()}
+    of_task: dict[str, set[str]] = defaultdict(set)
+    for (task, _), name in names.items():
+        of_task[task].add(name)
+    several = any(len(different) > 1 for different in of_task.values())
+    return {key: name if several else "" for key, name in names.items()}
+
+
+def length_name(tokens: float) -> str:
+    """``4K`` for 4,090 tokens, ``1.5K`` for 1,500: K is 1,024, to one decimal."""
+    return f"{tokens / 1024:.1f}".removesuffix(".0") + "K" if tokens >= 512 else f"{tokens:.0f}"
+
+
+def _cell(method: str, ratio: float, task: str, length: str, results: list[Result]) -> Cell:
+    scores: dict[tuple[str, int], list[float]] = defaultdict(list)
+    depths: dict[tuple[str, int], float | None] = {}
+    for result in results:
+        for at, (i, score) in enumerate(zip(result.ids, result.scores)):
+            scores[result.data, i].append(score)
+            depths[result.data, i] = result.depths[at] if result.depths else None
+    means = {key: mean(values) for key, values in scores.items()}
+    return Cell(
+        method,
+        ratio,
+        task,
+        length,
+        tokens=median(tokens for result in results for tokens in result.prompt_tokens),
+        score=estimate(list(means.values())),
+        examples=len(means),
+        seeds=len({result.settings["policy"].get("seed") for result in results}),
+        points=tuple((at, means[key]) for key, at in depths.items() if at is not None),
+        cache_bytes=mean(result.cache_bytes for result in results),
+        full_cache_bytes=mean(result.full_cache_bytes for result in results),
+        prefill_seconds=mean(result.prefill_seconds for result in results),
+        prefill_shared_by=max(result.prefill_shared_by for result in results),
+        ms_per_token=mean(result.ms_per_token for result in results),
+    )
+
+
+def estimate(values: list[float]) -> Estimate:
+    """The mean of scores in [0, 1] with its 95% interval.
+
+    Wilson's score interval where every score is 0 or 1, else the percentiles of a bootstrap over
+    the examples, from a fixed seed.
+    """
+    scores = np.asarray(values, dtype=float)
+    n, average = len(scores), float(scores.mean())
+    if np.isin(scores, (0, 1)).all():
+        shrunk = (average + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z / (1 + Z * Z / n) * math.sqrt(average * (1 - average) / n + (Z / (2 * n)) ** 2)
+        return Estimate(average, max(0.0, shrunk - half), min(1.0, shrunk + half))
+    picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
+    low, high = np.percentile(scores[picks].mean(axis=1), (2.5, 97.5))
+    return Estimate(average, float(low), float(high))
+
+
+def average(parts: list[Estimate]) -> Estimate:
+    """The mean of independent estimates, such as those of several tasks.
+
+    Its interval is recovered from theirs: distances from mean to bound add up as squares (MOVER;
+    Zou and Donner, Statistics in Medicine 2008).
+    """
+    center = mean(part.mean for part in parts)
+    below = math.hypot(*(part.mean - part.low for part in parts)) / len(parts)
+    above = math.hypot(*(part.high - part.mean for part in parts)) / len(parts)
+    return Estimate(center, center - below, center + above)
+
+
+def overall(cells: list[Cell], method: str, ratio: float) -> Estimate | None:
+    """A method's mean over all tasks of ``cells``; None where one is missing."""
+    own = [cell.score for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)]
+    return average(own) if len(own) == len(task_names(cells)) else None
+
+
+def task_names(cells: list[Cell]) -> list[str]:
+    """The tasks of ``cells`` in the benchmark's order."""
+    present = {cell.task for cell in cells}
+    return [name for name in tasks.TASKS if name in present]
+
+
+def settings_of(cells: list[Cell]) -> list[tuple[str, float]]:
+    """Methods and keep ratios in the order of a table: the full cache first, ratios falling."""
+    present = {(cell.method, cell.keep_ratio) for cell in cells}
+    return sorted(present, key=lambda setting: (rank(setting[0]), -setting[1]))

@@ -1,0 +1,104 @@
+"""How methods look everywhere: colour, marker, order. And the look of every figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+FULL = "full"
+INK, FAINT = "#24292f", "#d0d7de"
+# Hues stay apart under red- and green-blindness for the methods most often shown together (Okabe
+# and Ito's palette); a dozen cannot on hue alone, so each has a marker of its own as well.
+METHOD_STYLE = {
+    FULL: (INK, "_"),
+    "nacl": ("#D55E00", "o"),
+    "laprox": ("#0072B2", "s"),
+    "snapkv": ("#009E73", "^"),
+    "h2o": ("#E69F00", "D"),
+    "streamingllm": ("#CC79A7", "v"),
+    "pyramidkv": ("#6060F0", "P"),
+    "adakv": ("#33BBEE", "<"),
+    "criticalkv": ("#7B3FA0", ">"),
+    "criticaladakv": ("#66A61E", "p"),
+    "tova": ("#901818", "X"),
+    "scissorhands": ("#A0722D", "d"),
+    "keynorm": ("#56606E", "h"),
+    "random": ("#9AA0A6", "."),
+}
+NAMES = {
+    FULL: "full cache",
+    "nacl": "NACL",
+    "laprox": "LaProx",
+    "snapkv": "SnapKV",
+    "h2o": "H2O",
+    "streamingllm": "StreamingLLM",
+    "pyramidkv": "PyramidKV",
+    "adakv": "Ada-KV",
+    "criticalkv": "CriticalKV",
+    "criticaladakv": "CriticalAda-KV",
+    "tova": "TOVA",
+    "scissorhands": "Scissorhands",
+    "keynorm": "Key norm",
+    "random": "Random",
+}
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 2)), (0, (2, 2)))
+FIGURE_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kvevict",
+    "savefig.dpi": 160,
+}
+
+
+def base(method: str) -> str:
+    """The method that a label such as ``laprox (project False)`` is a form of."""
+    name = method.partition(" (")[0]
+    return name if name in METHOD_STYLE else name.partition("-")[0]
+
+
+def display(method: str) -> str:
+    """The label with the method's name as its paper writes it."""
+    name, form, rest = method.partition(" (")
+    return NAMES.get(name, name) + form + rest
+
+
+def rank(method: str) -> tuple[int, str]:
+    """The full cache first, then the methods in the order of the palette, forms behind."""
+    order = list(METHOD_STYLE)
+    return (order.index(base(method)) if base(method) in order else len(order), method)
+
+
+def look(methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Matplotlib's ``color``, ``marker`` and ``linestyle`` of each method, by label.
+
+    The colour is the method's own in every figure; its forms differ in their dashes.
+    """
+    looks: dict[str, dict[str, Any]] = {}
+    for method in sorted(set(methods), key=rank):
+        color, marker = METHOD_STYLE.get(base(method), ("#56606E", "*"))
+        forms = sum(base(other) == base(method) for other in looks)
+        dash = DASHES[forms % len(DASHES)]
+        looks[method] = {"color": color, "marker": marker, "linestyle": dash}
+    return looks

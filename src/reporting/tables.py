@@ -1,0 +1,144 @@
+"""The tables: what was scored, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean
+
+import tasks
+from reporting.pool import Cell, Estimate, Group, overall, settings_of, task_names
+from reporting.style import display
+
+DASH = "–"
+HOW = (
+    "Scores are means over examples, from 0 to 1, with their 95% confidence interval in brackets: "
+    "Wilson's score interval where every example scores 0 or 1, else a bootstrap over examples. "
+    "The seeds of methods that draw are pooled, each example by its mean. The interval of a mean "
+    "over tasks is recovered from those of the tasks (MOVER)."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below a header; ``notes`` are sentences below the table."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """Aligned, the first two columns to the left and numbers to the right."""
+        cells = [self.header, *self.rows]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        ruler = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]
+        lines = []
+        for row in [cells[0], ruler, *cells[1:]]:
+            padded = [row[0].ljust(widths[0])]
+            padded += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+            lines.append("| " + " | ".join(padded) + " |")
+        notes = [note.replace("*", "\\*") for note in self.notes]
+        return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in notes)])
+
+
+def tables(group: Group) -> list[Table]:
+    """Scores and costs for each length of a group."""
+    return [
+        table
+        for length, cells in group.parts()
+        for table in (score_table(cells, length), cost_table(cells, length))
+    ]
+
+
+def score_table(cells: list[Cell], length: str = "") -> Table:
+    """Methods and keep ratios down, tasks and their mean across."""
+    names = task_names(cells)
+    by_key = {(cell.method, cell.keep_ratio, cell.task): cell for cell in cells}
+    header = ["Method", "Kept", *(tasks.TASKS[name].table_name for name in names)]
+    rows = []
+    for method, ratio in settings_of(cells):
+        own = [by_key.get((method, ratio, name)) for name in names]
+        row = [display(method), _percent(ratio), *(_score(c.score if c else None) for c in own)]
+        if len(names) > 1:
+            row.append(_score(overall(cells, method, ratio)))
+        rows.append(row)
+    return Table(
+        _titled("Score", length), header + ["Mean"] * (len(names) > 1), rows, _notes(cells)
+    )
+
+
+def cost_table(cells: list[Cell], length: str = "") -> Table:
+    """Methods and keep ratios down; cache, prefill and decoding across, means over tasks."""
+    shared = False
+    rows = []
+    for method, ratio in settings_of(cells):
+        own = [cell for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)]
+        held = mean(cell.cache_bytes for cell in own)
+        full = mean(cell.full_cache_bytes for cell in own)
+        seconds = f"{mean(cell.prefill_seconds for cell in own):.2f}"
+        if any(cell.prefill_shared_by > 1 for cell in own):
+            shared, seconds = True, seconds + " *"
+        rows.append(
+            [
+                display(method),
+                _percent(ratio),
+                f"{held / 2**20:.1f}",
+                f"{held / full:.1%}",
+                seconds,
+                f"{mean(cell.ms_per_token for cell in own):.1f}",
+            ]
+        )
+    header = [
+        "Method",
+        "Kept",
+        "Cache after prefill, MiB",
+        "Of the full cache",
+        "Prefill, s",
+        "ms per token",
+    ]
+    notes = ["* One prefill served several settings; its whole time stands at each."] * shared
+    return Table(_titled("Cost", length), header, rows, notes)
+
+
+def _notes(cells: list[Cell]) -> list[str]:
+    notes = []
+    for name in task_names(cells):
+        counts = sorted({cell.examples for cell in cells if cell.task == name})
+        if len(counts) > 1:
+            notes.append(
+                f"{tasks.TASKS[name].table_name}: the rows are of {counts[0]} to {counts[-1]} "
+                "examples, so they do not compare exactly."
+            )
+    if any(_left_whole(cell) for cell in cells):
+        notes.append(
+            "Some prompts were left whole: they are no longer than min_eviction_seqlen. "
+            "The cost table has what was really kept."
+        )
+    counts = sorted({cell.examples for cell in cells})
+    seeds = max(cell.seeds for cell in cells)
+    head = f"{_range(counts)} examples a task, {_range(sorted({round(c.tokens) for c in cells}))} "
+    head += "prompt tokens (median)" + (f", up to {seeds} seeds" if seeds > 1 else "") + "."
+    return [head, *notes]
+
+
+def _left_whole(cell: Cell) -> bool:
+    return cell.keep_ratio < 1 and cell.cache_bytes > 1.1 * cell.keep_ratio * cell.full_cache_bytes
+
+
+def _titled(title: str, length: str) -> str:
+    return f"{title} at {length} tokens" if length else title
+
+
+def _range(numbers: list[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:g}%"
+
+
+def _score(score: Estimate | None) -> str:
+    if score is None:
+        return DASH
+    return f"{score.mean:.3f} [{score.low:.2f}, {score.high:.2f}]"

@@ -1,0 +1,59 @@
+"""Labels for policies: the method's name, and what sets apart two forms of one method."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from fractions import Fraction
+from typing import Any
+
+from kvevict.policies import METHODS, PARTS, build, describe
+
+# Read off elsewhere: the axis, and what is pooled.
+NOT_A_VARIANT = ("name", "keep_ratio", "seed")
+
+
+def label_variants(policies: list[dict[str, Any]]) -> list[str]:
+    """A label for each policy as recorded: ``laprox``, or ``laprox (project False)``.
+
+    Only settings that differ among the policies of one name and from the method's default are
+    spelled out, so that a method that comes in one form has its plain name.
+    """
+    flat = [_flatten(policy) for policy in policies]
+    forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for policy, settings in zip(policies, flat):
+        forms[policy["name"]].append(settings)
+    return [_label(policy["name"], own, forms) for policy, own in zip(policies, flat)]
+
+
+def _label(name: str, own: dict[str, Any], forms: dict[str, list[dict[str, Any]]]) -> str:
+    others = forms[name]
+    usual = _flatten(describe(build(name))) if name in METHODS else others[0]
+    apart = [
+        f"{key} {_short(value)}"
+        for key, value in own.items()
+        if value != usual.get(key) and any(value != other.get(key) for other in others)
+    ]
+    return f"{name} ({', '.join(apart)})" if apart else name
+
+
+def _flatten(policy: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name. Shares of the prompt become shares of what is kept."""
+    settings = {k: v for k, v in policy.items() if k not in (*NOT_A_VARIANT, *PARTS)}
+    for part in PARTS:
+        for kind, own in policy.get(part, {}).items():
+            settings[part] = kind
+            settings.update({k: _of_kept(v, policy["keep_ratio"]) for k, v in own.items()})
+    return settings
+
+
+def _of_kept(value: Any, keep_ratio: float) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return Fraction(value) / Fraction(str(keep_ratio))
+    except ValueError:
+        return value
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):.3g}" if isinstance(value, Fraction) else str(value)

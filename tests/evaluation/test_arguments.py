@@ -1,0 +1,178 @@
+"""Flags and YAML files become the policies that they name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation import arguments
+from kvevict.errors import InputError
+from kvevict.policies import H2O, METHODS, NACL, Full, LaProx
+
+SRC = Path(__file__).parents[2] / "src"
+RELEASE = (
+    "--data_dir ../data --output_dir ../results --model_path m --model_name n --start_idx 0 "
+    "--stop_idx 5 --verbose --device cpu --proxy_tokens_ratio 0.01 --proxy_token_keep_ratio 0.12 "
+    "--random_token_keep_ratio 0.07 --token_protect_ratio 0.01 --sink_tokens 256 "
+    "--min_eviction_seqlen 2048 --task all --enable_nacl_evict"
+)
+
+
+def policies(flags: str):
+    return arguments.policies(arguments.parse(flags.split()))
+
+
+def names(flags: str) -> list[str]:
+    args = arguments.parse(flags.split())
+    return [name for name, _ in arguments.runs(args, arguments.policies(args))]
+
+
+def test_the_flags_of_the_release_with_their_defaults_are_our_defaults():
+    assert policies(RELEASE) == policies("--enable_nacl_evict") == [NACL()]
+
+
+def test_without_a_method_the_cache_is_full():
+    assert policies("") == policies("--method full") == [Full()]
+
+
+@pytest.mark.parametrize("flag", [*arguments.NACL_FLAGS])
+def test_every_flag_of_nacl_ends_in_its_policy(flag):
+    value = {"sink_tokens": 3}.get(flag, 0.02)
+    assert policies(f"--enable_nacl_evict --{flag} {value}") == [NACL(**{flag: value})]
+    assert policies(f"--method nacl --{flag} {value}") != [NACL()]
+
+
+def test_common_flags_end_in_every_policy():
+    flags = "--min_eviction_seqlen 7 --seed 5 --decode_slack 2"
+    common = {"min_eviction_seqlen": 7, "seed": 5, "decode_slack": 2}
+    assert policies(f"--method nacl,h2o {flags}") == [NACL(**common), H2O(**common)]
+
+
+def test_flags_override_the_config():
+    config = "--config configs/nacl.yaml"
+    assert policies(config) == policies(f"{config} --enable_nacl_evict") == [NACL()]
+    changed = policies(f"{config} --sink_tokens 9 --seed 4 --keep_ratio 0.1")
+    assert changed == [NACL(sink_tokens=9, seed=4, keep_ratio=0.1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_config_is_that_of_its_method(method):
+    assert [p.name for p in policies(f"--config configs/{method}.yaml")] == [method]
+
+
+def test_methods_and_ratios_are_crossed_and_the_full_cache_comes_once():
+    wanted = [Full(), NACL(0.1), NACL(0.2), LaProx(keep_ratio=0.1), LaProx(keep_ratio=0.2)]
+    assert policies("--method full,nacl,laprox,nacl --keep_ratio 0.1,0.2") == wanted
+
+
+def test_runs_are_named_readably_and_apart():
+    found = names("--model_path org/m --method full,nacl,h2o --keep_ratio 0.05,0.5")
+    readable = [name.rpartition("_")[0] for name in found]
+    assert readable == ["m_full", "m_nacl-0.05", "m_nacl-0.5", "m_h2o-0.05", "m_h2o-0.5"]
+    others = (
+        "--seed 1",
+        "--max_length 9",
+        "--no_truncation",
+        "--compress context",
+        "--sink_tokens 5",
+    )
+    apart = {
+        names(f"--model_path {path} --method nacl {flag}")[0]
+        for path in ("org/m", "other/m")
+        for flag in ("", *others)
+    }
+    assert len(apart) == 12
+    assert any(name.startswith("m_nacl-0.2-context_") for name in apart)
+
+
+def test_a_name_of_ones_own_is_taken_or_begins_the_names():
+    assert names("--model_name mine --method nacl") == ["mine"]
+    assert [n[:12] for n in names("--model_name mine --method nacl,h2o")] == [
+        "mine_nacl-0.",
+        "mine_h2o-0.2",
+    ]
+
+
+def test_data_range_and_place_do_not_change_the_run():
+    other = "--start_idx 3 --stop_idx 5 --data_dir d --output_dir o --verbose --task passkey"
+    assert names("--method nacl") == names(f"--method nacl {other}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--method nacle", "unknown method 'nacle'; choose among full, nacl"),
+        ("--method=", "unknown method ''"),
+        ("--method nacl,", "unknown method ''"),
+        ("--method nacl --keep_ratio 1.5", "keep_ratio must lie between 0 and 1, not 1.5"),
+        ("--method h2o --keep_ratio 0", "keep_ratio must be above 0"),
+        ("--method h2o --keep_ratio nan", "keep_ratio must be a number between 0 and 1"),
+        ("--method h2o --keep_ratio 0.1,,0.2", "numbers separated by commas, not ''"),
+        ("--method h2o --keep_ratio=", "numbers separated by commas, not ''"),
+        ("--method h2o --keep_ratio 20%", "numbers separated by commas, not '20%'"),
+        ("--keep_ratio 0.2", "--keep_ratio needs a --method that evicts"),
+        ("--enable_nacl_evict --proxy_tokens_ratio 2", "proxy_tokens_ratio must lie between"),
+        ("--enable_nacl_evict --proxy_token_keep_ratio 0.95", "must add up to between 0 and 1"),
+        ("--enable_nacl_evict --sink_tokens -1", "sink_tokens must not be negative"),
+        ("--enable_nacl_evict --min_eviction_seqlen -1", "min_eviction_seqlen must not be neg"),
+        ("--method h2o --sink_tokens 4", "--sink_tokens is a setting of nacl"),
+        ("--start_idx -1", "--start_idx and --stop_idx must name a range"),
+        ("--start_idx 4 --stop_idx 4", "--start_idx and --stop_idx must name a range"),
+        ("--start_idx x", "argument --start_idx: invalid int value: 'x'"),
+        ("--max_length 0", "--max_length must be positive"),
+        ("--compress all", "argument --compress: invalid choice: 'all'"),
+        ("--keep 0.2", "unrecognized arguments: --keep 0.2"),
+        ("--config nowhere.yaml", "cannot read nowhere.yaml: No such file"),
+        ("--config configs/nacl.yaml --method h2o", "--config is of nacl, the flags ask for h2o"),
+    ],
+)  # fmt: skip
+def test_bad_flags_are_named(flags, message):
+    with pytest.raises(InputError) as error:
+        policies(flags)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a: [", "is not YAML"),
+        (b"\xff", "is not YAML"),
+        (b"keep_ratio: 0.2", 'does not name its "method"'),
+        (b"method: [nacl]", 'does not name its "method"'),
+        (b"- nacl", 'does not name its "method"'),
+        (b"method: nacl\n1: 2", "has a setting whose name is not a text"),
+        (b"method: nacl\nsinks: 3", "method 'nacl' has no setting 'sinks'; it has keep_ratio"),
+        (b"method: nacl\nkeep_ratio: half", "setting 'keep_ratio' must be a number, not 'half'"),
+        (b"method: nacl\nkeep_ratio: [0.1, 0.2]", "setting 'keep_ratio' must be a number"),
+        (b"method: h2o\nrecent_share: 3", "recent_share must"),
+    ],
+)
+def test_a_bad_config_is_named(tmp_path, text, message):
+    file = tmp_path / "own.yaml"
+    file.write_bytes(text)
+    with pytest.raises(InputError) as error:
+        policies(f"--config {file}")
+    assert message in str(error.value)
+
+
+def test_a_config_may_compose_parts_of_methods(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("method: laprox\nallocator: adakv\nkeep_ratio: 0.3")
+    (policy,) = policies(f"--config {file}")
+    assert policy.name == "laprox-adakv_allocator"
+    assert names(f"--config {file} --model_path m")[0].startswith("m_laprox-adakv_allocator-0.3_")
+
+
+def test_help_shows_the_defaults_and_imports_no_framework():
+    code = (
+        "import sys, eval_llama3\ntry: eval_llama3.main(['--help'])\nfinally: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True)
+    assert not {"paddle", "paddlenlp", "torch"} & set(done.stdout.split())
+    text = " ".join(done.stdout.split())
+    assert "of nacl: share of the cache kept by score (default: 0.12)" in text
+    assert "are left whole (default: 2048)" in text
+    assert "(default: None)" not in text

@@ -1,0 +1,277 @@
+"""Whole evaluations of a tiny model, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import tiny
+
+from evaluation import predict
+from kvevict import budget
+
+
+def rows(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_sweep_gives_what_separate_runs_give(evaluate, predictions, tmp_path):
+    sweep = ["--method=full,nacl,laprox,h2o", "--keep_ratio=0.1,0.3", "--task=passkey"]
+    evaluate(*sweep, "--stop_idx=2")
+    together = predictions()
+    assert len(together) == 7
+    shutil.move(tmp_path / "out", tmp_path / "together")
+    evaluate("--task=passkey", "--stop_idx=2")
+    for method in ("nacl", "laprox", "h2o"):
+        for keep_ratio in (0.1, 0.3):
+            evaluate(f"--method={method}", f"--keep_ratio={keep_ratio}", *sweep[2:], "--stop_idx=2")
+    assert predictions() == together
+    assert len(set(together.values())) > 4, "the settings make a difference"
+
+
+def test_a_sweep_goes_on_where_some_settings_are_further_than_others(
+    evaluate, predictions, tmp_path, monkeypatch
+):
+    sweep = ["--method=nacl,h2o", "--keep_ratio=0.2", "--task=passkey,number_string"]
+    evaluate(*sweep)
+    whole = predictions()
+    shutil.move(tmp_path / "out", tmp_path / "whole")
+    evaluate("--method=h2o", "--keep_ratio=0.2", "--task=passkey", "--start_idx=2", "--stop_idx=5")
+    asked = []
+    monkeypatch.setattr(
+        predict, "prefill", lambda model, ids, policies, *more: asked.append(len(policies))
+        or real_prefill(model, ids, policies, *more)
+    )  # fmt: skip
+    evaluate(*sweep)
+    assert predictions() == whole
+    assert asked == [2, 2, 1, 1, 1, 2, 2, 2] + [2] * 8
+    evaluate(*sweep)
+    assert len(asked) == 16, "nothing is left to do"
+
+
+real_prefill = predict.prefill
+
+
+def test_pieces_add_up_to_the_whole(evaluate, predictions, tmp_path):
+    nacl = ["--enable_nacl_evict", "--task=passkey"]
+    evaluate(*nacl)
+    whole = predictions()
+    shutil.move(tmp_path / "out", tmp_path / "whole")
+    for piece in (["--start_idx=5"], ["--stop_idx=3"], ["--start_idx=2", "--stop_idx=6"]):
+        evaluate(*nacl, *piece)
+    assert predictions() == whole
+    (file,) = (tmp_path / "out").glob("*/preds_passkey.jsonl")
+    assert [row["id"] for row in rows(file)] == list(range(8))
+
+
+def test_the_record_and_the_statistics_are_right(evaluate, tmp_path, capsys):
+    evaluate("--enable_nacl_evict", "--seed=3", "--task=passkey,number_string", "--stop_idx=4")
+    (run,) = (tmp_path / "out").iterdir()
+    for row in rows(run / "stats_passkey.jsonl"):
+        n = row["prompt_tokens"]
+        kept = budget.per_head(n, budget.ratio(0.2, "keep_ratio")) * tiny.KV_HEADS * tiny.LAYERS
+        assert row["cache_entries"] == kept
+        assert row["cache_bytes"] == kept * tiny.ENTRY_BYTES
+        assert row["full_cache_bytes"] == n * tiny.KV_HEADS * tiny.LAYERS * tiny.ENTRY_BYTES
+        assert row["new_tokens"] == 6 and row["decode_steps"] == 5
+        assert 0 < row["prefill_seconds"] < 30 and 0 < row["decode_seconds"] < 30
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["policy"]["seed"] == 3
+    assert record["settings"]["policy"]["min_eviction_seqlen"] == 32
+    assert record["settings"]["compress"] == "prompt"
+    assert set(record["versions"]) >= {"python", "kvevict", "paddle", "paddlenlp"}
+    assert record["peak_memory_bytes"] > 1e8 and record["threads"] >= 1
+    for task in ("passkey", "number_string"):
+        stats, of_task = rows(run / f"stats_{task}.jsonl"), record["tasks"][task]
+        assert of_task["examples"] == len(stats) == 4
+        for name in ("prompt_tokens", "new_tokens"):
+            assert of_task[name] == sum(row[name] for row in stats)
+        for name in ("prefill_seconds", "cache_bytes", "full_cache_bytes"):
+            mean = sum(row[name] for row in stats) / 4
+            assert of_task[name] == pytest.approx(mean, abs=1 if "bytes" in name else 1e-4)
+
+
+def test_what_is_printed(evaluate, flags, tmp_path, capsys):
+    import eval_llama3
+
+    error = evaluate("--method=nacl,h2o", "--task=passkey", "--stop_idx=2")
+    assert error.startswith("Retrieve.PassKey: 2/2 in 00:0")
+    assert " tokens/s, cache 0." in error and error.count("\n") == 1, "a log gets few lines"
+    assert eval_llama3.main([*flags, "--method=nacl,h2o", "--task=passkey", "--stop_idx=3",
+                             "--verbose"]) == 0  # fmt: skip
+    out = capsys.readouterr().out.splitlines()
+    runs = sorted(str(path) for path in (tmp_path / "out").iterdir())
+    assert sorted([out[-3], out[-5]]) == runs
+    assert "Retrieve.PassKey" in out[-2] and "3 examples" in out[-2]
+    assert out[-1] == f"scores: python compute_scores.py --output_dir {tmp_path / 'out'}"
+    shown = [line for line in out if " #2: " in line and "(label " in line]
+    assert len(shown) == 2 and not any(" #1: " in line for line in out)
+
+
+@pytest.mark.parametrize("method", ["nacl", "h2o", "tova"])
+def test_questions_on_one_context_share_its_compressed_cache(
+    evaluate, predictions, tmp_path, monkeypatch, method
+):
+    file = tiny.write_questions(tmp_path / "data", contexts=3, questions=2)
+    mode = [f"--method={method}", "--compress=context", "--task=passkey"]
+    mode.append(f"--data_dir={file.parent}")
+    for index in range(6):  # each on its own, the last one first
+        evaluate(*mode, f"--start_idx={5 - index}", f"--stop_idx={6 - index}")
+    alone = predictions()
+    shutil.move(tmp_path / "out", tmp_path / "alone")
+    prefilled = []
+    monkeypatch.setattr(
+        predict, "prefill", lambda model, ids, *more: prefilled.append(bytes(ids))
+        or real_prefill(model, ids, *more)
+    )  # fmt: skip
+    evaluate(*mode)
+    assert predictions() == alone
+    assert len(prefilled) == len(set(prefilled)) == 3
+    (run,) = (tmp_path / "out").iterdir()
+    assert f"_{method}-0.2-context_" in run.name
+    assert json.loads((run / "run.json").read_text())["settings"]["compress"] == "context"
+    answers = [row["prediction"] for row in rows(run / "preds_passkey.jsonl")]
+    assert len(set(answers)) > 3, "questions make a difference"
+    for ids, row in zip([i for i in prefilled for _ in "12"], rows(run / "stats_passkey.jsonl")):
+        kept = len(ids) // 5 * tiny.KV_HEADS * tiny.LAYERS
+        assert row["cache_entries"] == kept and row["cache_bytes"] == kept * tiny.ENTRY_BYTES
+        assert row["prompt_tokens"] > len(ids)
+        assert row["full_cache_bytes"] == len(ids) * tiny.KV_HEADS * tiny.LAYERS * tiny.ENTRY_BYTES
+
+
+def test_the_full_cache_is_the_same_in_both_modes(evaluate, predictions):
+    evaluate("--task=passkey", "--model_name=prompt")
+    evaluate("--task=passkey", "--model_name=context", "--compress=context")
+    assert [*predictions("prompt").values()] == [*predictions("context").values()]
+
+
+def test_odd_texts_and_the_shortest_prompts_run(evaluate, tmp_path):
+    contexts = ["", "a", "\ud800 lone \udfff", "mixed 中文 עברית 🙂 e\u0301\u0000", "\n" * 50]
+    examples = [{"context": c, "input": "\udc00?", "answer": "\ud801"} for c in contexts]
+    tiny.write_lines(tmp_path / "data" / "passkey.jsonl", *examples)
+    own = [f"--data_dir={tmp_path / 'data'}", "--task=passkey"]
+    for mode in ("prompt", "context"):
+        evaluate(*own, "--enable_nacl_evict", f"--compress={mode}", f"--model_name={mode}")
+        found = rows(tmp_path / "out" / mode / "preds_passkey.jsonl")
+        assert [row["id"] for row in found] == list(range(5))
+        assert {row["ground_truth"] for row in found} == {"\ud801"}
+    for length in (1, 2, 3):
+        evaluate(*own, "--method=nacl,laprox,streamingllm,adakv,h2o", "--min_eviction_seqlen=0",
+                 "--keep_ratio=0.1", f"--max_length={length}")  # fmt: skip
+    assert len([*(tmp_path / "out").glob("*/stats_passkey.jsonl")]) == 2 + 3 * 5
+
+
+def test_long_prompts_are_cut_in_the_middle_or_refused(evaluate, tmp_path):
+    tiny.write_data(tmp_path / "data", "passkey", 2)
+    with open(tmp_path / "data" / "passkey.jsonl", "a") as file:
+        file.write(json.dumps({"context": "x" * 3000, "input": "y", "answer": "1"}) + "\n")
+    own = [f"--data_dir={tmp_path / 'data'}", "--task=passkey"]
+    error = evaluate(*own, "--no_truncation", status=2)
+    assert "passkey, example 2: the prompt has 3" in error and "2042 fit" in error
+    assert not (tmp_path / "out").exists(), "found out before anything else was done"
+    evaluate(*own)
+    evaluate(*own, "--max_length=100")
+    found = [rows(f)[2]["prompt_tokens"] for f in (tmp_path / "out").glob("*/stats_*")]
+    assert sorted(found) == [100, tiny.POSITIONS - 6]
+
+
+def test_more_new_tokens_than_positions_are_refused(evaluate, tmp_path):
+    tiny.write_lines(tmp_path / "data" / "math_calc.jsonl", {"context": "1 + 1", "answer": [1, 2]})
+    error = evaluate(f"--data_dir={tmp_path / 'data'}", "--task=math_calc", status=2)
+    assert "math_calc asks for 30000 new tokens" in error and "2048 positions" in error
+
+
+@pytest.mark.parametrize("method", ["full", "nacl", "laprox"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_an_error(evaluate, tmp_path, poison, method):
+    model = tiny.write_llama(tmp_path / "bad", poison)
+    error = evaluate(f"--model_path={model}", "--task=passkey", f"--method={method}", status=2)
+    assert "finite" in error.splitlines()[-1] and "Traceback" not in error
+    assert not [*tmp_path.glob("out/*/preds_*")]
+
+
+def _no_weights(path):
+    (path / "model.safetensors").unlink()
+
+
+def _pickle(path):
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+
+
+def _cut_off(path):
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "config", "message"),
+    [
+        (_no_weights, {}, "has no weights"),
+        (_pickle, {}, "pytorch_model.bin holds pickled weights"),
+        (_cut_off, {}, "model.safetensors is not a whole safetensors file"),
+        (lambda path: None, {"architectures": ["GPT2LMHeadModel"]}, "this one is GPT2LMHeadModel"),
+        (lambda path: (path / "tokenizer.json").write_text("{"), {}, "tokenizer.json"),
+        (lambda path: (path / "config.json").write_text("{"), {}, "config.json"),
+        (shutil.rmtree, {}, "there is no model"),
+    ],
+)
+def test_a_bad_model_is_named_and_leaves_no_run(evaluate, tmp_path, spoil, config, message):
+    model = tiny.write_llama(tmp_path / "bad", **config)
+    spoil(model)
+    error = evaluate(f"--model_path={model}", "--task=passkey", status=2)
+    assert message in error and str(model) in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"context": "a", ', "line 2: malformed JSON"),
+        ("[1]", "line 2: not a JSON object"),
+        ('{"context": "a", "input": "b"}', 'line 2: this passkey example has no "answer"'),
+        ('{"input": "b", "answer": "1"}', 'line 2: this passkey example has no "context"'),
+        ('{"context": 3, "input": "b", "answer": "1"}', 'line 2: this passkey example has a "con'),
+    ],
+)
+def test_bad_data_is_named_by_file_and_line(evaluate, tmp_path, line, message):
+    file = tiny.write_data(tmp_path / "data", "passkey", 1)
+    with open(file, "a") as out:
+        out.write(line + "\n")
+    error = evaluate(f"--data_dir={file.parent}", "--task=passkey", "--stop_idx=1", status=2)
+    assert f"{file}, {message}" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_bad_input_is_named(evaluate, tmp_path):
+    assert "unknown task 'pass_key'" in evaluate("--task=passkey,pass_key", status=2)
+    error = evaluate("--task=kv_retrieval", status=2)
+    assert "cannot read" in error and "kv_retrieval.jsonl: No such file" in error
+    error = evaluate("--task=passkey", "--start_idx=8", status=2)
+    assert "passkey.jsonl has 8 examples, none from --start_idx 8" in error
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "passkey.jsonl").touch()
+    error = evaluate("--task=passkey", f"--data_dir={tmp_path / 'empty'}", status=2)
+    assert "passkey.jsonl has 0 examples" in error
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        error = evaluate("--task=passkey", f"--output_dir={tmp_path / place}", status=2)
+        assert f"cannot write to {tmp_path / place}" in error
+    assert "device 'gpu' cannot" in evaluate("--task=passkey", "--device=gpu", status=2)
+    assert "unrecognized arguments: --taks" in evaluate("--taks=passkey", status=2)
+
+
+def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, predictions, tmp_path):
+    own = ["--task=passkey", "--model_name=mine", "--stop_idx=2", "--enable_nacl_evict"]
+    evaluate(*own)
+    before = predictions()
+    for change, message in {
+        "--seed=1": "(policy)",
+        "--max_length=100": "(max_length)",
+        "--compress=context": "(compress)",
+        f"--model_path={tiny.write_llama(tmp_path / 'elsewhere' / 'tiny')}": "(model_path)",
+        f"--data_dir={tiny.write_data(tmp_path / 'data', 'passkey', 2).parent}": "data of passkey",
+    }.items():
+        error = evaluate(*own, change, status=2)
+        assert message in error and "give another --model_name or --output_dir" in error
+    assert predictions() == before

@@ -1,0 +1,104 @@
+"""The command as processes: killed, continued, and shared by ``paddle.distributed.launch``."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kvevict.runtime import THREAD_VARIABLES
+
+SRC = Path(__file__).parents[2] / "src"
+TASKS = ["--enable_nacl_evict", "--task=passkey,number_string"]
+LIMIT = 300  # seconds; a process that hangs fails the test
+
+
+def start(*command: str) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=SRC,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_predictions(out: Path, count: int, process: subprocess.Popen) -> None:
+    """Return once ``count`` lines are there, begun ones included."""
+    limit = time.monotonic() + LIMIT
+    while sum(f.read_bytes().count(b'{"id"') for f in out.glob("*/preds_*.jsonl")) < count:
+        assert process.poll() is None and time.monotonic() < limit, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def whole(evaluate, predictions, tmp_path):
+    """The predictions of one process that nobody stopped."""
+    evaluate(*TASKS)
+    found = predictions()
+    assert [text.count(b"\n") for text in found.values()] == [8, 8]
+    shutil.move(tmp_path / "out", tmp_path / "whole")
+    return found
+
+
+def test_killed_or_interrupted_a_run_goes_on_where_it_stopped(
+    flags, evaluate, predictions, tmp_path, whole
+):
+    seed = random.randrange(1000)
+    draw = random.Random(seed)
+    for how, count in (signal.SIGKILL, draw.randint(1, 6)), (signal.SIGINT, draw.randint(8, 11)):
+        process = start("eval_llama3.py", *flags, *TASKS)
+        wait_for_predictions(tmp_path / "out", count, process)
+        time.sleep(draw.random() / 20)
+        if how == signal.SIGKILL:
+            process.send_signal(signal.SIGSTOP)
+            assert "in use by another process" in evaluate(*TASKS, status=2)
+        process.send_signal(how)
+        _, error = process.communicate(timeout=LIMIT)
+        assert predictions() != whole, f"seed {seed}: it was stopped too late to tell"
+    assert process.returncode == 130
+    assert error.endswith("stopped; the same command goes on from here\n")
+    assert "Traceback" not in error
+    evaluate(*TASKS)
+    assert predictions() == whole, f"seed {seed}"
+
+
+def launch(processes: int, logs: Path, flags: list[str]) -> subprocess.Popen:
+    module = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+    return start(*module, "--log_dir", str(logs), "eval_llama3.py", *flags, *TASKS)
+
+
+def test_processes_share_the_examples_and_give_the_predictions_of_one(
+    flags, evaluate, predictions, tmp_path, whole
+):
+    evaluate(*TASKS, "--start_idx=1", "--stop_idx=3")
+
+    process = launch(2, tmp_path / "two", flags)
+    wait_for_predictions(tmp_path / "out", 7, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(random.choice(children)), signal.SIGKILL)
+    process.communicate(timeout=LIMIT)  # the launcher stops the other one
+    assert process.returncode != 0
+    assert predictions() != whole
+
+    process = launch(3, tmp_path / "three", flags)
+    out, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, out + error
+    assert predictions() == whole
+    assert "Retrieve.Number (1 of 3): " in out, "the first one's progress is seen"
+    (run,) = (tmp_path / "out").iterdir()
+    assert not [*run.glob("*.rank*")]
+    record = json.loads((run / "run.json").read_text())
+    assert record["processes"] == 3
+    assert record["threads"] == max(1, len(os.sched_getaffinity(0)) // 3)
+    assert record["tasks"]["number_string"]["examples"] == 8

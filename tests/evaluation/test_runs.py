@@ -1,0 +1,175 @@
+"""Run directories survive being killed, and refuse to mix what does not belong together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation.runs import Run
+from kvevict.errors import InputError
+
+SETTINGS = {"model": "m", "ratios": (0.1, 0.2)}
+DATA = {"passkey": "0" * 64}
+
+
+def opened(path: Path, settings=SETTINGS, data=DATA) -> Run:
+    run = Run(path, settings)
+    run.open(data)
+    return run
+
+
+def predict(run: Run, example: int) -> None:
+    text = f"é{example}\u2028" * (1 + example % 5)
+    row = {"id": example, "prediction": text, "ground_truth": "\ud800"}
+    run.append("passkey", row, {"id": example, "new_tokens": example})
+
+
+def tear(file: Path, random) -> None:
+    """Break off the last line at any byte, or nowhere."""
+    last = file.read_bytes().splitlines(keepends=True)[-1]
+    cut(file, random.randrange(len(last) + 1))
+
+
+def cut(file: Path, keep: int) -> None:
+    """Leave ``keep`` bytes of the last line."""
+    *lines, last = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines) + last[:keep])
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.glob("*_passkey*")}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(1, 8),
+    st.lists(st.tuples(st.integers(1, 4), st.lists(st.floats(0, 1), min_size=4)), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_killed_anywhere_and_continued_in_any_layout_a_run_is_that_of_one_process(
+    count, attempts, random
+):
+    with tempfile.TemporaryDirectory() as folder:
+        whole, broken = Path(folder) / "whole", Path(folder) / "broken"
+        run = opened(whole)
+        for example in range(count):
+            predict(run, example)
+        run.merge("passkey")
+
+        for world, progress in [*attempts, (1, [1.0])]:
+            first = opened(broken)
+            pending = [e for e in range(count) if e not in first.done("passkey")]
+            first._lock.close()
+            for rank in range(world):
+                own = pending[rank::world]
+                last = Run(broken, SETTINGS, rank if world > 1 else None)
+                for example in own[: round(len(own) * progress[rank])]:
+                    predict(last, example)
+                last.close()
+            if progress == [1.0]:
+                break
+            for file in broken.glob("preds_passkey*"):
+                if random.random() < 0.5:
+                    tear(file, random)
+                else:  # the kill came before this prediction's first byte
+                    cut(file, 0)
+                    tear(broken / file.name.replace("preds", "stats"), random)
+        opened(broken)
+        assert contents(broken) == contents(whole)
+
+
+def test_a_merge_that_was_killed_before_it_removed_the_parts_is_repeated(tmp_path):
+    for rank in (0, 1):
+        part = Run(tmp_path, SETTINGS, rank)
+        for example in range(rank, 6, 2):
+            predict(part, example)
+        part.close()
+    for part in tmp_path.glob("*.rank1.jsonl"):
+        shutil.copy(part, part.with_suffix(".kept"))
+    Run(tmp_path, SETTINGS).merge("passkey")
+    once = contents(tmp_path)
+    for kept in tmp_path.glob("*.kept"):
+        kept.rename(kept.with_suffix(".jsonl"))
+    run = Run(tmp_path, SETTINGS)
+    run.merge("passkey")
+    once = {name: text for name, text in once.items() if name.endswith(".jsonl")}
+    assert contents(tmp_path) == once
+    assert [row["new_tokens"] for row in run.stats("passkey")] == [0, 1, 2, 3, 4, 5]
+
+
+def test_statistics_without_their_prediction_are_dropped(tmp_path):
+    run = opened(tmp_path)
+    predict(run, 0)
+    predict(run, 1)
+    file = tmp_path / "preds_passkey.jsonl"
+    file.write_bytes(file.read_bytes()[:-1])
+    run.merge("passkey")
+    assert run.done("passkey") == {0}
+    assert [row["id"] for row in run.stats("passkey")] == [0]
+
+
+def test_a_run_is_continued_only_with_its_own_settings_and_data(tmp_path):
+    opened(tmp_path)
+    opened(tmp_path, data={"kv_retrieval": "1" * 64})
+    with pytest.raises(InputError, match=r"other settings \(model\); give another --model_name"):
+        opened(tmp_path, settings={**SETTINGS, "model": "n"})
+    with pytest.raises(InputError, match=r"other settings \(seed\)"):
+        opened(tmp_path, settings={**SETTINGS, "seed": 0})
+    with pytest.raises(InputError, match="begun on other data of passkey; give another"):
+        opened(tmp_path, data={"passkey": "1" * 64})
+    opened(tmp_path)
+
+
+def test_a_directory_in_use_is_refused_until_it_is_let_go(tmp_path):
+    run = opened(tmp_path)
+    with pytest.raises(InputError, match="in use by another process"):
+        opened(tmp_path)
+    del run
+    opened(tmp_path)
+
+
+def test_a_part_that_another_process_still_writes_is_refused(tmp_path):
+    left_over, new = Run(tmp_path, SETTINGS, 1), Run(tmp_path, SETTINGS, 1)
+    predict(left_over, 0)
+    with pytest.raises(InputError, match="in use by another process"):
+        predict(new, 1)
+
+
+def test_predictions_of_unknown_origin_are_left_alone(tmp_path):
+    file = tmp_path / "preds_passkey.jsonl"
+    file.write_text('{"pred": "1", "label": "2"}\n')
+    with pytest.raises(InputError, match=r"holds predictions without a run\.json"):
+        opened(tmp_path)
+    assert file.read_text() == '{"pred": "1", "label": "2"}\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"settings": {}}', '{"settings": 1, "tasks": 2}']
+)
+def test_a_broken_record_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json is not the record of a run"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"id": "x"}', '{"prediction": ""}'])
+def test_a_whole_line_that_is_no_result_is_named(tmp_path, line):
+    predict(opened(tmp_path), 0)
+    with open(tmp_path / "preds_passkey.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=r"preds_passkey\.jsonl, line 2, is not a result"):
+        opened(tmp_path)
+
+
+def test_the_record_is_there_before_the_first_prediction(tmp_path):
+    opened(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"] == {"model": "m", "ratios": [0.1, 0.2]}
+    assert record["tasks"]["passkey"]["data_sha256"] == DATA["passkey"]
+    assert record["versions"]["kvevict"]

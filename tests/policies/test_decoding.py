@@ -1,0 +1,120 @@
+"""Eviction that goes on while decoding, over every method. H2O, TOVA, Scissorhands: their files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kvevict import METHODS, AdaKV, SnapKV, build
+from kvevict.generate import decode
+from tests.policies.brute import Prompt, choose, held, kept, pool, run
+
+MERGING = 2  # a seed whose heads of unequal budgets come to equal lengths
+EVICTING = [method for method in METHODS if method != "full"]
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("method", EVICTING)
+def test_every_head_stays_within_its_budget_and_the_slack(method: str, drop: float) -> None:
+    prompt = Prompt(1, 80, kv_heads=3, group=1, more=60)
+    policy = build(method, min_eviction_seqlen=0, decode_slack=5, decode_drop=drop)
+    session = run(policy, prompt)
+    budgets = [list(layer.lengths) for layer in session.cache.layers]
+    lowest = [[n - int(n * drop) for n in own] for own in budgets]
+    reached = set()
+    for _ in range(60):
+        session.extend([1])
+        for index, (own, layer) in enumerate(zip(budgets, session.cache.layers)):
+            for budget, length in zip(own, layer.lengths):
+                assert length + layer.tail <= budget + 5
+            assert layer.keys.shape[0] == sum(layer.lengths)
+            reached |= {index} if layer.lengths == lowest[index] else set()
+    assert session.cache.seen == 140
+    assert reached == {0, 1}
+
+
+def test_small_heads_count_as_much_as_the_first() -> None:
+    """With a share dropped, the head of fewest entries is the one that outgrows its budget."""
+    prompt = Prompt(1, 80, layers=1, more=60)
+    prompt.q[:, 2:] *= 0.2  # attends evenly: few of its entries stand out
+    policy = AdaKV(0.3, window=4, alpha=0.0, min_eviction_seqlen=0, decode_slack=0, decode_drop=0.5)
+    session = run(policy, prompt)
+    layer = session.cache.layers[0]
+    first, second = layer.lengths
+    assert first > second + 6
+    for _ in range(60):
+        session.extend([1])
+        assert layer.lengths[1] + layer.tail <= second
+
+
+def test_heads_that_come_to_the_same_length_go_on_together() -> None:
+    """Ragged budgets such as 3 and 4 both shrink to 2; each head goes on with its own sums."""
+    n, steps, window = 40, 12, 1
+    prompt = Prompt(MERGING, n, layers=1, kv_heads=4, group=2, more=steps)
+    settings = {"decode_slack": 0, "decode_drop": 0.5, "min_eviction_seqlen": 0}
+    session = run(AdaKV(0.1, window, kernel=1, alpha=0.0, **settings), prompt)
+    layer = session.cache.layers[0]
+    budgets, runs = list(layer.lengths), len(list(layer.runs()))
+    rows = prompt.weights(0)[:, :, -1].sum(1)
+    sums = [{j: row[j] for j in own} for row, own in zip(rows, kept(session, prompt)[0])]
+    merged = False
+    for step in range(n, n + steps):
+        session.extend([1])
+        for h in range(4):
+            weights = {**sums[h], step: 0.0}
+            keys = prompt.k[0, h, list(weights)].astype(np.float64)
+            exps = np.exp(prompt.q[0, 2 * h : 2 * h + 2, step].astype(np.float64) @ keys.T / 8**0.5)
+            newest = (exps / exps.sum(-1, keepdims=True)).sum(0)
+            sums[h] = dict(zip(weights, newest))  # a window of one row: only the newest counts
+        if any(len(own) > budget for own, budget in zip(sums, budgets)):
+            for h, budget in enumerate(budgets):
+                entries, scores = list(sums[h]), np.array(list(sums[h].values()))
+                scores[-window:] = 0
+                left = choose(scores, budget - budget // 2, 0, window)
+                sums[h] = {entries[i]: scores[i] for i in left}
+        assert held(session, prompt, 0) == [list(own) for own in sums]
+        merged |= len(list(layer.runs())) < runs
+    assert merged
+
+
+def test_snapkv_scores_what_it_holds() -> None:
+    """Sums over the window grow by each decoded row; the newest entries are the window then."""
+    n, window, budget = 60, 4, 15
+    prompt = Prompt(2, n, kv_heads=1, layers=1, more=6)
+    session = run(SnapKV(0.25, window, 3, min_eviction_seqlen=0, decode_slack=5), prompt)
+    positions = kept(session, prompt)[0][0]
+    sums = dict(zip(positions, prompt.weights(0)[0, :, -window:].sum((0, 1))[positions]))
+    for step in range(n, n + 6):
+        assert held(session, prompt, 0) == [list(sums)]
+        session.extend([1])
+        sums[step] = 0.0
+        keys = prompt.k[0, 0, list(sums)].astype(np.float64)
+        exps = np.exp(prompt.q[0, :, step].astype(np.float64) @ keys.T / 8**0.5)
+        weights = (exps / exps.sum(-1, keepdims=True)).sum(0)
+        sums = {j: total + weight for (j, total), weight in zip(sums.items(), weights)}
+    entries = list(sums)
+    scores = pool(np.array(list(sums.values())), window, 3)
+    assert held(session, prompt, 0) == [[entries[i] for i in choose(scores, budget, 0, window)]]
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    prompt = Prompt(3, 80, more=20)
+    session = run(build("h2o", min_eviction_seqlen=0), prompt)
+    fork = session.fork()
+    for _ in range(10):
+        fork.extend([1])
+    for _ in range(20):
+        session.extend([1])
+    for _ in range(10):
+        fork.extend([1])
+    for layer in range(prompt.layers):
+        assert held(session, prompt, layer) == held(fork, prompt, layer)
+
+
+def test_an_answer_of_any_length_takes_bounded_bytes() -> None:
+    prompt = Prompt(4, 50, more=120)
+    policy = build("snapkv", window=4, min_eviction_seqlen=0, decode_slack=8)
+    session = run(policy, prompt)
+    decode(session, 120)
+    entry = 2 * 8 * 4
+    assert session.cache.nbytes <= 4 * (10 + 8 + 64) * entry  # budget, slack, room to write

@@ -1,0 +1,146 @@
+"""What tables and figures are made of: intervals, and results pooled."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reporting import load, pool
+from tests.reporting.runs import write_data, write_run
+
+scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+def test_wilson_solves_its_equation():
+    """Its bounds are where the observed share is exactly z standard errors away."""
+    for wins, n in ((0, 10), (3, 10), (10, 10), (97, 100)):
+        estimate = pool.estimate([1.0] * wins + [0.0] * (n - wins))
+        for bound in (estimate.low, estimate.high):
+            error = math.sqrt(max(0, bound * (1 - bound) / n))
+            assert abs(wins / n - bound) == pytest.approx(pool.Z * error, abs=1e-6)
+        assert (estimate.low < 1e-9) == (wins == 0)
+        assert (estimate.high > 1 - 1e-9) == (wins == n)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng = random.Random(0)
+    for draw, truth in (
+        (lambda: float(rng.random() < 0.8), 0.8),
+        (lambda: rng.betavariate(2, 1), 2 / 3),
+    ):
+        found = [pool.estimate([draw() for _ in range(50)]) for _ in range(300)]
+        covered = sum(estimate.low <= truth <= estimate.high for estimate in found) / len(found)
+        assert 0.9 <= covered <= 0.99
+
+
+@given(scores)
+def test_a_mean_lies_in_its_interval_and_that_in_0_to_1(values):
+    estimate = pool.estimate(values)
+    assert 0 <= estimate.low <= estimate.mean + 1e-12
+    assert estimate.mean - 1e-12 <= estimate.high <= 1
+
+
+@given(st.lists(scores, min_size=1, max_size=4))
+def test_a_mean_over_tasks_is_no_less_certain_than_its_tasks(values):
+    parts = [pool.estimate(task) for task in values]
+    whole = pool.average(parts)
+    assert whole.mean == pytest.approx(sum(p.mean for p in parts) / len(parts))
+    assert whole.high - whole.low <= max(p.high - p.low for p in parts) + 1e-12
+    assert pool.average(parts[:1]).low == pytest.approx(parts[0].low)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "name"),
+    [(1, "1"), (511, "511"), (1000, "1K"), (1500, "1.5K"), (4090, "4K"), (130048, "127K")],
+)
+def test_lengths_have_names(tokens, name):
+    assert pool.length_name(tokens) == name
+
+
+def test_seeds_are_pooled_by_example(tmp_path):
+    common = {"keep_ratio": 0.2}
+    write_run(tmp_path / "a", "nacl", [True, True, False, False], seed=0, **common)
+    write_run(tmp_path / "b", "nacl", [True, False, True, False], seed=1, **common)
+    ((group,), results) = grouped(tmp_path)
+    (cell,) = group.cells
+    assert (cell.examples, cell.seeds, cell.score.mean) == (4, 2, 0.5)
+    assert cell.score == pool.estimate([1.0, 0.5, 0.5, 0.0])
+    assert len(results) == 2
+
+
+def test_runs_of_different_examples_are_put_together(tmp_path):
+    write_run(tmp_path / "a", "snapkv", [True, True])
+    write_run(tmp_path / "b", "snapkv", [False, False, True])  # the first two again
+    ((group,), _) = grouped(tmp_path)
+    assert [cell.examples for cell in group.cells] == [3]
+    assert group.cells[0].score.mean == pytest.approx(2 / 3)
+
+
+def test_models_and_modes_stay_apart(tmp_path):
+    write_run(tmp_path / "a", "full", [True])
+    write_run(tmp_path / "b", "full", [True], compress="context")
+    write_run(tmp_path / "c", "full", [True], model="other")
+    assert [group.title for group in grouped(tmp_path)[0]] == [
+        "llama, context compressed before the question is known",
+        "llama, question in the prompt",
+        "other, question in the prompt",
+    ]
+
+
+def test_lengths_stay_apart_where_a_task_has_several(tmp_path):
+    write_run(tmp_path / "a", "full", [True], tokens=2000)
+    write_run(tmp_path / "b", "full", [False], tokens=1000)
+    ((group,), _) = grouped(tmp_path)
+    assert [name for name, _ in group.parts()] == ["1K", "2K"]
+    assert [cells[0].score.mean for _, cells in group.parts()] == [0, 1]
+
+
+def test_tasks_of_one_length_each_stand_together(tmp_path):
+    write_run(tmp_path / "a", "full", [True], tokens=2000)
+    write_run(tmp_path / "a", "full", [False], task="number_string", tokens=1000)
+    ((group,), _) = grouped(tmp_path)
+    ((name, cells),) = group.parts()
+    assert name == "" and pool.task_names(cells) == ["passkey", "number_string"]
+    assert pool.overall(cells, "full", 1.0).mean == 0.5
+
+
+def test_a_mean_needs_every_task(tmp_path):
+    write_run(tmp_path / "a", "full", [True])
+    write_run(tmp_path / "a", "full", [False], task="number_string")
+    write_run(tmp_path / "b", "h2o", [True])
+    ((group,), _) = grouped(tmp_path)
+    assert pool.overall(list(group.cells), "h2o", 0.2) is None
+
+
+def test_depths_come_from_the_data_with_the_same_checksum(tmp_path):
+    write_data(tmp_path / "data" / "deep" / "er", 4)
+    write_data(tmp_path / "data" / "another", 3)
+    data = tmp_path / "data" / "deep" / "er"
+    write_run(tmp_path / "results", "full", [True, False, True, True], data=data)
+    (result,) = load.read_runs(tmp_path / "results", tmp_path / "data")
+    assert result.depths == pytest.approx([0, 0.25, 0.5, 0.75], abs=0.01)
+    (cell,) = pool.pool([result])[0].cells
+    assert [score for _, score in cell.points] == [1, 0, 1, 1]
+    assert load.read_runs(tmp_path / "results")[0].depths is None
+
+
+def test_an_answer_is_found_as_a_whole_word():
+    text = "117 17, 170 17"
+    assert load.answer_spans(text, 17) == [(4, 6), (12, 14)]
+    assert load.answer_spans(text, ["17"]) == [(4, 6), (12, 14)]
+    assert load.answer_spans(text, "") == load.answer_spans(text, []) == []
+
+
+def test_scores_are_kept_and_read_back(tmp_path):
+    write_run(tmp_path / "results", "nacl", [True, False], keep_ratio=0.1)
+    results = load.read_runs(tmp_path / "results")
+    load.write_scores(tmp_path / "scores.jsonl", results)
+    assert load.read_scores(tmp_path / "scores.jsonl") == results
+
+
+def grouped(path):
+    results = load.read_runs(path)
+    return pool.pool(results), results

@@ -1,0 +1,118 @@
+"""What `runtime.configure` does to a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvevict import runtime
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+CHOSEN = [*runtime.THREAD_VARIABLES, "MKL_DEBUG_CPU_TYPE"]
+
+
+def fresh(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """`code` in a new process whose environment lacks all that `configure` sets."""
+    inherited = {key: value for key, value in os.environ.items() if key not in CHOSEN}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=SRC,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def environment_after(call: str, **environment: str) -> dict[str, str]:
+    code = (
+        f"import json, os; from kvevict import runtime; {call}; print(json.dumps(dict(os.environ)))"
+    )
+    done = fresh(code, **environment)
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    return {name: found.get(name) for name in CHOSEN}
+
+
+def threads(count: int) -> dict[str, str]:
+    return dict.fromkeys(runtime.THREAD_VARIABLES, str(count))
+
+
+def test_all_usable_cores_and_no_chatter():
+    pytest.importorskip("paddle")
+    code = (
+        "from kvevict import runtime; runtime.configure()\n"
+        "import os, paddle\n"
+        "with runtime.quiet(): import paddlenlp.transformers\n"
+        "from paddlenlp.utils.log import logger; logger.info('chatter'); logger.warning('news')\n"
+        "print(*(os.environ[v] for v in runtime.THREAD_VARIABLES))"
+    )
+    done = fresh(code)
+    cores = len(os.sched_getaffinity(0))
+    assert done.stdout == f"{cores} {cores} {cores}\n"
+    assert "news" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_cores_are_shared_among_local_processes(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    for processes, share in {"1": 12, "4": 3, "5": 2, "16": 1}.items():
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
+        assert runtime.default_threads() == share
+
+
+def test_explicit_threads_win_over_the_environment():
+    pytest.importorskip("paddle")
+    found = environment_after("runtime.configure(threads=3)", OMP_NUM_THREADS="7")
+    assert found.items() >= threads(3).items()
+
+
+def test_what_the_user_has_set_stays():
+    pytest.importorskip("paddle")
+    found = environment_after("runtime.configure()", MKL_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4")
+    assert found == {**threads(1), "MKL_DEBUG_CPU_TYPE": "4"}
+
+
+def test_the_launchers_own_thread_count_is_not_the_users():
+    pytest.importorskip("paddle")
+    found = environment_after("runtime.configure()", PADDLE_LOCAL_SIZE="1", OMP_NUM_THREADS="1")
+    assert found.items() >= threads(len(os.sched_getaffinity(0))).items()
+
+
+def test_slow_path_of_mkl_on_amd():
+    pytest.importorskip("paddle")
+    amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    found = environment_after("runtime.configure()")
+    assert found["MKL_DEBUG_CPU_TYPE"] == ("5" if amd else None)
+
+
+def test_importing_the_library_does_not_import_paddle():
+    done = fresh("import sys, kvevict.models, kvevict.runtime; print('paddle' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_versions_name_what_runs():
+    paddle = pytest.importorskip("paddle")
+    found = runtime.versions()
+    assert set(found) == {"python", "kvevict", "paddle", "paddlenlp", "numpy"}
+    assert found["paddle"] == paddle.__version__
+
+
+def test_peak_memory_counts_what_was_touched():
+    code = (
+        "from kvevict import runtime; a = runtime.peak_process_bytes()\n"
+        "x = b'x' * (200 * 2**20); del x\n"
+        "print(runtime.peak_process_bytes() - a)"
+    )
+    assert 180 * 2**20 < int(fresh(code).stdout) < 260 * 2**20
+
+
+def test_no_device_memory_on_the_cpu():
+    paddle = pytest.importorskip("paddle")
+    if paddle.get_device() != "cpu":
+        pytest.skip("runs on a GPU")
+    assert runtime.peak_device_bytes() is None
