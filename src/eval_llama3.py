@@ -25,7 +25,7 @@ from evaluation.launch import Processes
 from evaluation.predict import Predictor, Prompts
 from evaluation.progress import Progress
 from evaluation.runs import Run
-from evaluation.summary import lines, summarise
+from evaluation.summary import summarise, table
 from kvevict import runtime
 from kvevict.errors import InputError
 from kvevict.models import load
@@ -82,6 +82,7 @@ def evaluate(args: Namespace) -> None:
     if processes.rank == 0:
         for run in runs:
             _finish(run, wanted, processes.world)
+        print(table(runs, wanted))
         print(f"scores: python compute_scores.py --output_dir {args.output_dir}")
 
 
@@ -133,7 +134,7 @@ def _run_task(
 
 
 def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
-    """Merge what all processes wrote, and sum it up in run.json and on stdout."""
+    """Merge what all processes wrote, and sum it up in run.json."""
     for task in wanted:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
@@ -142,7 +143,6 @@ def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
     run.record["peak_memory_bytes"] = runtime.peak_process_bytes()
     run.record["peak_device_bytes"] = runtime.peak_device_bytes()
     run.save()
-    print("\n".join(lines(run, wanted)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run cost: the means of its examples' statistics, for run.json and for the reader."""
+"""What runs cost: the means of their examples' statistics, for run.json and for the reader."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import tasks
 from evaluation.progress import MIB
 from evaluation.runs import Run
+
+HEAD = "  examples   tokens  prefill s  ms/token  cache MiB    kept  run"
 
 
 def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -26,19 +28,25 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def lines(run: Run, wanted: list[tasks.Task]) -> list[str]:
-    """The run's directory, and a line for each task."""
-    rows = [str(run.path)]
+def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
+    """The runs of each task below one another, by means over their examples."""
+    lines, whole = [], []
     for task in wanted:
-        of_task = run.record["tasks"][task.name]
-        if "examples" not in of_task:
-            continue
-        rows.append(
-            f"  {task.table_name:<16} {of_task['examples']:>4} examples"
-            f"  {of_task['prompt_tokens'] / of_task['examples']:>7.0f} tokens"
-            f"  prefill {of_task['prefill_seconds']:.2f} s"
-            f"  decode {of_task['ms_per_token']:.1f} ms/token"
-            f"  cache {of_task['cache_bytes'] / MIB:.2f}"
-            f" of {of_task['full_cache_bytes'] / MIB:.2f} MiB"
-        )
-    return rows
+        lines += [task.table_name, HEAD]
+        for run in runs:
+            row = run.record["tasks"][task.name]
+            if "examples" not in row:
+                continue
+            kept = row["cache_bytes"] / row["full_cache_bytes"]
+            lines.append(
+                f"{row['examples']:>10}{row['prompt_tokens'] / row['examples']:>9.0f}"
+                f"{row['prefill_seconds']:>11.2f}{row['ms_per_token']:>10.1f}"
+                f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}  {run.path}"
+            )
+            policy = run.settings["policy"]
+            if kept == 1 and policy["keep_ratio"] < 1:
+                whole.append(policy["min_eviction_seqlen"])
+    if whole:
+        lines.append(f"note: prompts of {max(whole)} or fewer tokens are not evicted from; lower "
+                     "--min_eviction_seqlen to change that")  # fmt: skip
+    return "\n".join(lines)

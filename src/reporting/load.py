@@ -15,17 +15,15 @@ import tasks
 from kvevict.errors import InputError
 from tasks.data import parse_json_line
 
-SETTINGS = ("model", "compress", "policy")  # what run.json must say
-
 
 @dataclass(frozen=True)
 class Result:
-    """One task of one run.
+    """One task of one run: the examples that have both a prediction and its statistics.
 
     Attributes:
-        settings: what determined the predictions, as in run.json.
+        settings: what determined the predictions, as in run.json but for the model's path.
         task: its name.
-        data: SHA-256 of the file that the examples came from; empty where a run has just begun.
+        data: SHA-256 of the file that the examples came from.
         ids, scores, prompt_tokens: of each example; scores from 0 to 1.
         depths: where in its context each example's answer stands, 0 to 1; None where it does not
             stand there, and altogether where the data were not at hand.
@@ -93,8 +91,10 @@ def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
     try:
         run = json.loads(record.read_text("utf-8"))
         settings = run["settings"]
-        {key: settings[key] for key in SETTINGS}
-        settings["policy"]["name"], settings["policy"]["keep_ratio"]
+        # Where a model lay says nothing about it, and means nothing on another machine.
+        settings = {key: value for key, value in settings.items() if key != "model_path"}
+        settings["model"], settings["compress"], settings["policy"]["name"]
+        float(settings["policy"]["keep_ratio"])
         data = {name: task["data_sha256"] for name, task in run["tasks"].items()}
     except OSError as error:
         raise InputError(f"cannot read {record}: {error.strerror}") from None
@@ -102,8 +102,8 @@ def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
         raise InputError(f"{record} is not the record of a run") from None
     for name in tasks.TASKS:
         file = record.parent / f"preds_{name}.jsonl"
-        if file.exists():
-            result = _read_task(settings, tasks.TASKS[name], data.get(name, ""), file, depths)
+        if name in data and file.exists():
+            result = _read_task(settings, tasks.TASKS[name], data[name], file, depths)
             if result:
                 yield result
 
@@ -127,7 +127,7 @@ def _read_task(
         if not done:
             return None
         rows = [stats[i] for i in done]
-        new = sum(row["new_tokens"] for row in rows)
+        steps = sum(row["decode_steps"] for row in rows)
         of_example = depths.of(task, data)
         return Result(
             settings,
@@ -141,7 +141,7 @@ def _read_task(
             full_cache_bytes=mean(row["full_cache_bytes"] for row in rows),
             prefill_seconds=mean(row["prefill_seconds"] for row in rows),
             prefill_shared_by=max(row["policies"] for row in rows),
-            ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, new),
+            ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, steps),
         )
     except (KeyError, TypeError):
         raise InputError(f"{file} does not hold the statistics of eval_llama3.py") from None

@@ -6,6 +6,7 @@ of each example's mean over seeds, with a 95% confidence interval over the examp
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -82,11 +83,11 @@ class Group:
 def pool(results: list[Result]) -> list[Group]:
     """Groups of cells, in the order of their titles."""
     labels = label_variants([result.settings["policy"] for result in results])
-    groups: dict[tuple, list[tuple[Result, str]]] = defaultdict(list)
+    groups: dict[str, list[tuple[Result, str]]] = defaultdict(list)
     for result, label in zip(results, labels):
         setting = {k: v for k, v in result.settings.items() if k != "policy"}
-        groups[tuple(sorted(setting.items()))].append((result, label))
-    titles = _titles([dict(key) for key in groups])
+        groups[json.dumps(setting, sort_keys=True)].append((result, label))
+    titles = _titles([json.loads(key) for key in groups])
     made = [Group(title, _cells(members)) for title, members in zip(titles, groups.values())]
     return sorted(made, key=lambda group: group.title)
 

@@ -40,10 +40,9 @@ def write_run(
     """A finished run whose example i is answered right where ``correct[i]``."""
     policy = build(method, **settings)
     run = Run(path, {"model": model, "compress": compress, "policy": describe(policy)})
-    run.open()
     file = data / f"{task}.jsonl" if data else None
     content = file.read_bytes() if file else f"{task}{tokens}".encode()
-    run.check_data(task, hashlib.sha256(content).hexdigest())
+    run.open({task: hashlib.sha256(content).hexdigest()})
     labels = [f"{10_000 + i}" for i in range(len(correct))]
     if file:
         examples = tasks.read_examples(file, tasks.TASKS[task])
@@ -54,7 +53,8 @@ def write_run(
         stats = {
             "id": i,
             "prompt_tokens": tokens,
-            "new_tokens": 4,
+            "new_tokens": 5,
+            "decode_steps": 4,
             "policies": 1 if method == "full" else 2,
             "prefill_seconds": 2.0,
             "decode_seconds": 0.2 * kept,
@@ -64,4 +64,4 @@ def write_run(
         }
         run.append(task, {"id": i, "prediction": answer, "ground_truth": labels[i]}, stats)
     run.merge(task)
-    run.save()
+    run.release()
