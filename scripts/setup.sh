@@ -27,15 +27,16 @@ for argument in "$@"; do
 done
 
 # The upper bound is NumPy's: PaddleNLP needs 1.26, which has no wheel for Python 3.13.
+oldest=9
 suitable() {
-    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 9) <= sys.version_info < (3, 13))' \
+    "$1" -c "import ensurepip, sys, venv; sys.exit(not (3, $oldest) <= sys.version_info < (3, 13))" \
         2>/dev/null
 }
 
 find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
-        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.9 to 3.12 with the venv module;\
+        suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.$oldest to 3.12 with the venv module;\
  name one that is, such as PYTHON=python3.11"
         echo "$PYTHON"
         return
@@ -46,7 +47,7 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.9 to 3.12 with the venv module on the PATH; install Python 3.11\
+    fail "no Python 3.$oldest to 3.12 with the venv module on the PATH; install Python 3.11\
  (Debian and Ubuntu: also python3-venv) or name one with PYTHON=/path/to/python"
 }
 
@@ -113,11 +114,7 @@ install_locked() {
 
 install_dev() { pip_install .venv --no-deps --require-hashes -r requirements-dev.lock; }
 
-install_torch() {
-    .venv-torch/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        fail "PyTorch 2.13 needs Python 3.10 to 3.12; name one with PYTHON=python3.11"
-    pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
-}
+install_torch() { pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt; }
 
 gpu=''
 if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then gpu=yes; fi
@@ -125,6 +122,7 @@ if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then gpu=yes; 
 once .venv locked "$(cksum <requirements.lock) ${gpu:+gpu}" install_locked
 if [ -n "$dev" ]; then once .venv dev "$(cksum <requirements-dev.lock)" install_dev; fi
 if [ -n "$torch" ]; then
+    oldest=10 # PyTorch's own bound
     once .venv-torch torch "$(cat requirements-torch.txt requirements-dev.txt | cksum)" install_torch
 fi
 PYTHONPATH=src .venv/bin/python -m kvevict.models fetch >/dev/null

@@ -2,7 +2,8 @@
 
     python eval_llama3.py --enable_nacl_evict --task all
     python eval_llama3.py --method nacl,laprox --keep_ratio 0.1,0.2 --task passkey
-    python -m paddle.distributed.launch --nproc_per_node 2 eval_llama3.py …
+    python -m paddle.distributed.launch --nproc_per_node 2 --log_dir ../results/log \\
+        eval_llama3.py …
 
 Each policy gets a run directory under ``--output_dir``; a run that was stopped goes on where it
 stopped when the same command is given again.
@@ -139,7 +140,7 @@ def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
     run.record["processes"] = world
-    run.record["threads"] = int(os.environ[runtime.THREAD_VARIABLES[0]])
+    run.record["threads"] = int(os.environ[runtime.THREAD_VARIABLES[-1]])
     run.record["peak_memory_bytes"] = runtime.peak_process_bytes()
     run.record["peak_device_bytes"] = runtime.peak_device_bytes()
     run.save()

@@ -1,11 +1,11 @@
 """Turn runs into tables, figures and a page.
 
     python report.py --output_dir ../results --out ../report
-    python report.py --scores ../docs/study.jsonl --out ../report     from an earlier scores.jsonl
+    python report.py --scores ../docs/study.jsonl --out ../report     from an earlier scores.jsonl.gz
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and
-what ``kept`` has left in the same place) and scores.jsonl (what the report was made of). The second
+what ``kept`` has left in the same place) and scores.jsonl.gz (what the report was made of). The second
 does the same without the runs. ``kept`` runs one prompt and draws what each layer and head kept.
 """
 
@@ -50,7 +50,7 @@ def report(args: argparse.Namespace) -> Path:
         picture.figure.savefig(args.out / picture.file)
         picture.figure.set_layout_engine("none")  # laid out now; the page draws it once more
     _write(args.out / "report.md", sections.markdown(args.title, parts))
-    load.write_scores(args.out / "scores.jsonl", results)
+    load.write_scores(args.out / "scores.jsonl.gz", results)
     return _write(args.out / "report.html", page.page(args.title, parts, found))
 
 
@@ -91,7 +91,7 @@ def _report_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output_dir", type=Path, default=Path("../results"), help="where the runs lie")
     add("--data_dir", type=Path, help="where their data lie: adds maps of depth and length")
-    add("--scores", type=Path, help="read this scores.jsonl of an earlier report, not the runs")
+    add("--scores", type=Path, help="read this scores.jsonl.gz of an earlier report, not the runs")
     _add_common(parser)
     return parser.parse_args(argv)
 

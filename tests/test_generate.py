@@ -30,7 +30,7 @@ def full():
     return policy("full")
 
 
-@pytest.mark.parametrize("length", [1, 2, 65, 300])
+@pytest.mark.parametrize("length", [1, 2, 150])
 def test_full_cache_decodes_as_paddlenlp_does(decoder, tiny_model, length: int) -> None:
     ids = tokens(length, length)
     inputs = {
@@ -38,10 +38,10 @@ def test_full_cache_decodes_as_paddlenlp_does(decoder, tiny_model, length: int) 
         "attention_mask": paddle.ones([1, length], "int64"),
     }
     greedy = {"decode_strategy": "greedy_search", "eos_token_id": -1}
-    stock, _ = tiny_model.generate(**inputs, max_new_tokens=24, **greedy)
+    stock, _ = tiny_model.generate(**inputs, max_new_tokens=16, **greedy)
     session = prefill(decoder, ids, [full()])[0]
-    assert decode(session, 24) == stock[0].tolist()
-    assert session.cache.seen == length + 23
+    assert decode(session, 16) == stock[0].tolist()
+    assert session.cache.seen == length + 15
 
 
 def test_logits_are_those_of_paddlenlp(decoder, tiny_model) -> None:
@@ -72,15 +72,15 @@ def test_several_policies_in_one_prefill_give_what_each_gives_alone(decoder) -> 
     answers = set()
     for one, session in zip(policies, together):
         alone = prefill(decoder, ids, [one], example=2)[0]
-        answer = decode(alone, 10)
-        assert decode(session, 10) == answer
+        answer = decode(alone, 6)
+        assert decode(session, 6) == answer
         np.testing.assert_array_equal(session.logits.numpy(), alone.logits.numpy())
         assert session.cache.nbytes == alone.cache.nbytes
         answers.add(tuple(answer))
     assert len(answers) > 5  # the methods do differ
 
 
-@pytest.mark.parametrize("method", ["full", "snapkv", "laprox", "h2o", "tova"])
+@pytest.mark.parametrize("method", ["full", "laprox", "h2o"])
 def test_questions_do_not_harm_each_other(decoder, method: str) -> None:
     context, *questions = tokens(4, 120), tokens(5, 7), tokens(6, 1), tokens(5, 7)
 
@@ -89,7 +89,7 @@ def test_questions_do_not_harm_each_other(decoder, method: str) -> None:
 
     def answer(session, question: list[int]) -> list[int]:
         session.extend(question)
-        return decode(session, 10)
+        return decode(session, 6)
 
     shared = compressed()
     before = [layer.keys.numpy().copy() for layer in shared.cache.layers]

@@ -121,9 +121,9 @@ def executable(path: Path, text: str) -> Path:
     return path
 
 
-def old_python(path: Path) -> Path:
-    """A Python that is real but for its version number, 3.7."""
-    code = f'exec "{sys.executable}" -c "import sys; sys.version_info = (3, 7, 16); $2"\n'
+def old_python(path: Path, minor: int = 7) -> Path:
+    """A Python that is real but for its version number."""
+    code = f'exec "{sys.executable}" -c "import sys; sys.version_info = (3, {minor}); $2"\n'
     return executable(path, f"#!/bin/sh\n{code}")
 
 
@@ -175,6 +175,17 @@ def test_no_suitable_python_on_the_path_gets_one_sentence(clone, tmp_path):
     assert not (clone / ".venv").exists()
 
 
+def test_python_too_old_for_pytorch_gets_one_sentence(clone, tmp_path):
+    executable(clone / ".venv/bin/python", "#!/bin/sh\nexec cat\n")
+    assert setup(clone).returncode == 0
+    for name in ("requirements-torch.txt", "requirements-dev.txt"):
+        (clone / name).touch()
+    done = setup(clone, "--with-torch", PYTHON=str(old_python(tmp_path / "python", 9)))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "3.10 to 3.12" in done.stderr
+    assert not (clone / ".venv-torch").exists()
+
+
 def test_unknown_argument_gets_one_sentence(clone):
     done = setup(clone, "--gpu")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -212,7 +223,7 @@ def test_gpu_machine_asks_for_the_gpu_wheel_alone(clone, tmp_path, driver, part)
     [("echo '| CUDA Version: 11.4 |'", 2, "KVEVICT_CPU=1"), ("exit 9", 0, "CPU wheel")],
 )
 def test_gpu_that_cannot_be_used(clone, tmp_path, answer, status, words):
-    executable(clone / ".venv/bin/python", "#!/bin/sh\nexit 0\n")
+    executable(clone / ".venv/bin/python", "#!/bin/sh\nexec cat\n")
     smi = executable(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\n{answer}\n")
     done = setup(clone, KVEVICT_CPU="", PATH=f"{smi.parent}{os.pathsep}{os.environ['PATH']}")
     assert done.returncode == status

@@ -115,12 +115,15 @@ def policies(args: argparse.Namespace) -> list[Policy]:
         ratios = [{"keep_ratio": _number(text)} for text in args.keep_ratio.split(",")]
         if set(named) == {"full"}:
             raise InputError("--keep_ratio needs a --method that evicts")
-    common = {k: v for k, v in config.items() if k != "method"} | _given(args, COMMON_FLAGS)
+    own = {k: v for k, v in config.items() if k != "method"}
+    common = {**own, **_given(args, COMMON_FLAGS)}
     chosen = []
     for method in named:
+        if method == "full":  # one run, whatever the flags are for the methods beside it
+            chosen.append(build(method, **own))
+            continue
         settings = {**common, **nacl} if method == "nacl" else common
-        for ratio in [{}] if method == "full" else ratios:
-            chosen.append(build(method, **{**settings, **ratio}))
+        chosen += [build(method, **{**settings, **ratio}) for ratio in ratios]
     return list(dict.fromkeys(chosen))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tasks
-from reporting.pool import Cell, Estimate, Group, overall, settings_of, task_names
-from reporting.style import FIGURE_STYLE, FULL, INK, display, look
+from reporting.cost import cost_figure
+from reporting.heatmap import heat_maps
+from reporting.pool import Cell, Estimate, Group, overall, ratios_of, settings_of, task_names
+from reporting.style import FULL, FULL_DASH, INK, display, full_line, legend, look, percent
 
 Curves = dict[str, dict[float, Estimate]]  # a method's estimate at each keep ratio
 COLUMNS = 4  # panels side by side
@@ -22,8 +25,6 @@ CROWD = 7  # lines, the full cache included, from which on bands would only cove
 
 def figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
     """Every figure of a group: a name for its file, what it shows, and the figure."""
-    from reporting.heatmap import heat_maps
-
     for length, cells in group.parts():
         suffix, where = (f"-{length.lower()}", f" at {length} tokens") if length else ("", "")
         yield (
@@ -54,72 +55,38 @@ def score_figure(cells: list[Cell]) -> Figure:
     if len(panels) > 1:
         panels.append((f"Mean of {len(panels)} tasks", _mean_curves(cells)))
     looks = look([method for method, _ in settings_of(cells)])
-    ratios = _ratios(cells)
+    ratios = ratios_of(cells)
     one_ratio = len(ratios) == 1
     columns = min(COLUMNS, len(panels)) if len(panels) != 5 else 3
     rows = math.ceil(len(panels) / columns)
     height = 0.7 + 0.24 * len(looks) if one_ratio else 2.3
-    with plt.rc_context(FIGURE_STYLE):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(max(4.5, 2.6 * columns), height * rows + 0.7),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        axes = list(grid.flat)
-        for ax, (title, curves) in zip(axes, panels):
-            if one_ratio:
-                _draw_dots(ax, curves, looks)
-            else:
-                _draw_curves(ax, curves, looks, bands=len(looks) <= CROWD)
-            ax.set_title(title)
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-        for ax in axes[: len(panels)][-columns:]:
-            ax.tick_params(labelbottom=True)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(max(4.5, 2.6 * columns), height * rows + 0.7),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    axes = list(grid.flat)
+    for ax, (title, curves) in zip(axes, panels):
         if one_ratio:
-            figure.supxlabel(f"score, {_percent(ratios[0])} of the cache kept", size=9)
+            _draw_dots(ax, curves, looks)
         else:
-            _ratio_axis(grid[0, 0], ratios)
-            figure.supxlabel("share of the cache kept", size=9)
-            figure.supylabel("score", size=9)
-            _legend(figure, looks)
-    return figure
-
-
-def cost_figure(cells: list[Cell]) -> Figure:
-    """Bars for each method and keep ratio, means over tasks; the full cache is the dashed line."""
-    methods = [m for m in dict.fromkeys(m for m, _ in settings_of(cells)) if m != FULL]
-    looks = look([method for method, _ in settings_of(cells)])
-    measures = [
-        ("Cache held after prefill, MiB", lambda cell: cell.cache_bytes / 2**20),
-        ("Decoding, ms per token", lambda cell: cell.ms_per_token),
-    ]
-    ratios = _ratios(cells)
-    width = 0.8 / max(1, len(methods))
-    with plt.rc_context({**FIGURE_STYLE, "axes.grid.axis": "y"}):
-        figure, axes = plt.subplots(1, 2, figsize=(10.4, 3), layout="constrained")
-        for ax, (title, measure) in zip(axes, measures):
-            for place, method in enumerate(methods):
-                found = [(i, _mean(cells, method, r, measure)) for i, r in enumerate(ratios)]
-                ax.bar(
-                    [i + (place - (len(methods) - 1) / 2) * width for i, v in found if v],
-                    [v for _, v in found if v],
-                    0.86 * width,
-                    color=looks[method]["color"],
-                    label=display(method),
-                )
-            full = _mean(cells, FULL, 1.0, measure)
-            if full:
-                _full_line(ax, full)
-                ax.set_ylim(0, max(full, ax.dataLim.ymax) * 1.12)
-            ax.set_xticks(range(len(ratios)), [_percent(r) for r in ratios])
-            ax.set_xlabel("share of the cache kept")
-            ax.set_title(title)
-        _legend(figure, looks, bars=True)
+            _draw_curves(ax, curves, looks, bands=len(looks) <= CROWD)
+        ax.set_title(title)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax in axes[: len(panels)][-columns:]:
+        ax.tick_params(labelbottom=True)
+    if one_ratio:
+        figure.supxlabel(f"score, {percent(ratios[0])} of the cache kept", size=9)
+    else:
+        _ratio_axis(grid[0, 0], ratios)
+        figure.supxlabel("share of the cache kept", size=9)
+        figure.supylabel("score", size=9)
+        legend(figure, looks)
     return figure
 
 
@@ -129,30 +96,29 @@ def methods_figure(cells: list[Cell]) -> Figure:
     methods = [method for method in looks if method in curves and method != FULL]
     columns = COLUMNS + 1
     rows = math.ceil(len(methods) / columns)
-    with plt.rc_context(FIGURE_STYLE):
-        figure, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(2.1 * columns, 1.7 * rows + 0.4),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for ax, method in zip(grid.flat, methods):
-            for other in methods:
-                means = [curves[other][ratio].mean for ratio in sorted(curves[other])]
-                ax.plot(sorted(curves[other]), means, color=OTHERS, lw=0.8, zorder=1)
-            own = {name: curves[name] for name in (FULL, method) if name in curves}
-            _draw_curves(ax, own, looks, bands=True)
-            ax.set_title(display(method))
-        for ax in grid.flat[len(methods) :]:
-            ax.set_axis_off()
-        for ax in list(grid.flat)[len(methods) - columns : len(methods)]:
-            ax.tick_params(labelbottom=True)
-        _ratio_axis(grid[0, 0], _ratios(cells))
-        figure.supxlabel("share of the cache kept", size=9)
-        figure.supylabel("score, mean over tasks", size=9)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.1 * columns, 1.7 * rows + 0.4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, method in zip(grid.flat, methods):
+        for other in methods:
+            means = [curves[other][ratio].mean for ratio in sorted(curves[other])]
+            ax.plot(sorted(curves[other]), means, color=OTHERS, lw=0.8, zorder=1)
+        own = {name: curves[name] for name in (FULL, method) if name in curves}
+        _draw_curves(ax, own, looks, bands=True)
+        ax.set_title(textwrap.fill(display(method), 25), size=9)
+    for ax in grid.flat[len(methods) :]:
+        ax.set_axis_off()
+    for ax in list(grid.flat)[len(methods) - columns : len(methods)]:
+        ax.tick_params(labelbottom=True)
+    _ratio_axis(grid[0, 0], ratios_of(cells))
+    figure.supxlabel("share of the cache kept", size=9)
+    figure.supylabel("score, mean over tasks", size=9)
     return figure
 
 
@@ -160,7 +126,7 @@ def _draw_curves(ax: Axes, curves: Curves, looks: dict[str, dict[str, Any]], ban
     if FULL in curves:
         full = curves[FULL][1.0]
         ax.axhspan(full.low, full.high, color=INK, alpha=0.05, lw=0)
-        _full_line(ax, full.mean)
+        full_line(ax, full.mean)
     # The two papers' methods come first and lie on top.
     for z, method in enumerate(reversed([m for m in looks if m in curves and m != FULL]), 3):
         ratios = sorted(curves[method])
@@ -183,7 +149,7 @@ def _draw_dots(ax: Axes, curves: Curves, looks: dict[str, dict[str, Any]]) -> No
         ax.plot([estimate.low, estimate.high], [y, y], color=color, lw=5, alpha=0.3, zorder=2)
         ax.plot(estimate.mean, y, "o", color=color, ms=6, mec="white", mew=0.5, zorder=3)
         if method == FULL:
-            ax.axvline(estimate.mean, color=INK, lw=1, ls=(0, (5, 2)), zorder=1)
+            ax.axvline(estimate.mean, color=INK, lw=1, ls=FULL_DASH, zorder=1)
     ax.set_yticks(range(len(order)), [display(method) for method in order])
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set_xlim(-0.03, 1.03)
@@ -206,40 +172,9 @@ def _mean_curves(cells: list[Cell]) -> Curves:
     return curves
 
 
-def _mean(cells: list[Cell], method: str, ratio: float, measure: Any) -> float | None:
-    own = [measure(c) for c in cells if (c.method, c.keep_ratio) == (method, ratio)]
-    return sum(own) / len(own) if own else None
-
-
-def _ratios(cells: list[Cell]) -> list[float]:
-    """Keep ratios, rising; 1 alone where there is only the full cache."""
-    return sorted({cell.keep_ratio for cell in cells if cell.method != FULL}) or [1.0]
-
-
 def _ratio_axis(ax: Axes, ratios: list[float]) -> None:
     ax.set_xscale("log", base=2)
-    ax.set_xticks(ratios, [_percent(ratio) for ratio in ratios])
+    ax.set_xticks(ratios, [percent(ratio) for ratio in ratios])
     ax.minorticks_off()
     margin = 2**0.15
     ax.set_xlim(ratios[0] / margin, ratios[-1] * margin)
-
-
-def _full_line(ax: Axes, value: float) -> None:
-    ax.axhline(value, color=INK, lw=1, ls=(0, (5, 2)))
-
-
-def _legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False) -> None:
-    handles = []
-    for method, own in looks.items():
-        style = {**own, "lw": 1.5, "ms": 5}
-        if method == FULL:
-            style = {"color": INK, "lw": 1, "linestyle": (0, (5, 2))}
-        elif bars:
-            style = {"color": own["color"], "lw": 0, "marker": "s", "ms": 7}
-        handles.append(plt.Line2D([], [], label=display(method), **style))
-    columns = min(len(handles), 7)
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:g}%"

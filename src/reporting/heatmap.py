@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 
 import tasks
 from reporting.pool import Cell, Group, settings_of, task_names
-from reporting.style import FIGURE_STYLE, FULL, display
+from reporting.style import FULL, display
 
 MOST_DEPTHS = 10  # rows of a map
 
@@ -34,7 +35,7 @@ def heat_map(cells: list[Cell]) -> Figure:
     lengths = {c.length: c.tokens for c in sorted(cells, key=lambda cell: cell.tokens)}
     bins = max(3, min(MOST_DEPTHS, min(len(cell.points) for cell in cells)))
     columns = max(1, len(ratios))
-    with plt.rc_context({**FIGURE_STYLE, "axes.grid": False, "axes.titleweight": "normal"}):
+    with plt.rc_context({"axes.grid": False, "axes.titleweight": "normal"}):
         figure, grid = plt.subplots(
             len(methods),
             columns,
@@ -52,7 +53,7 @@ def heat_map(cells: list[Cell]) -> Figure:
                 points = [score for cell in own for _, score in cell.points]
                 if points:
                     ax.set_title(f"{100 * ratio:g}% kept: {np.mean(points):.2f}", size=8, pad=3)
-            row[0].set_ylabel(display(method), weight="bold")
+            row[0].set_ylabel(textwrap.fill(display(method), 18), weight="bold")
             for ax in row[len(wanted) :]:
                 ax.set_axis_off()
         figure.colorbar(

@@ -92,7 +92,9 @@ def capture(
     from kvevict.policies import build
 
     policies = [build(name, keep_ratio=keep_ratio, min_eviction_seqlen=0) for name in methods]
-    (task,) = tasks.resolve(task_name)
+    task, *others = tasks.resolve(task_name)
+    if others:
+        raise InputError(f"--task takes one task, not {task_name}")
     examples = tasks.read_examples(data_dir / task.file, task)
     if not 0 <= example_id < len(examples):
         raise InputError(f"--example {example_id}: {task.file} has 0 to {len(examples) - 1}")

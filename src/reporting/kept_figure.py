@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from reporting.kept import Kept
-from reporting.style import FIGURE_STYLE, INK, METHOD_STYLE, base, display
+from reporting.style import INK, METHOD_STYLE, base, display
 
 COLUMNS = 2
 MOST_ACROSS = 640  # positions drawn side by side; more are put together
@@ -23,7 +23,7 @@ def kept_figure(kept: Kept) -> Figure:
     layer keeps. Triangles mark the answer.
     """
     rows = math.ceil(len(kept.masks) / COLUMNS)
-    with plt.rc_context({**FIGURE_STYLE, "axes.grid": False}):
+    with plt.rc_context({"axes.grid": False}):
         figure = plt.figure(figsize=(10.4, 2.75 * rows + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.03, wspace=0, hspace=0)
         panels = np.ravel(figure.subfigures(rows, COLUMNS, squeeze=False))

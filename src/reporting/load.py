@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 import tasks
 from kvevict.errors import InputError
 from tasks.data import parse_json_line
+
+GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,9 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
 
 
 def write_scores(path: Path, results: list[Result]) -> None:
-    """Keep what a report is made of: one line a run and task."""
-    path.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), "utf-8")
+    """Keep what a report is made of: one line of JSON a run and task, compressed."""
+    lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
+    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
 
 
 def read_scores(path: Path) -> list[Result]:
@@ -194,8 +199,13 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
         InputError: the file cannot be read, or a line is not an object.
     """
     try:
-        *lines, _ = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error):
+        raise InputError(f"{path} is not a whole file") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    *lines, _ = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         yield number, parse_json_line(path, number, line), f"{path}, line {number}"

@@ -102,10 +102,10 @@ def _viewer(kept: Kept) -> str:
     what = f"{kept.task}, example {kept.example}, {kept.model}"
     return f"""<section id="kept">
 <h2>What each method kept of one prompt</h2>
-<p>{escape(what)}: {len(kept.tokens)} tokens, of which each method keeps {100 * kept.keep_ratio:g}% of
-the cache. A map shows positions from left to right and layers and heads from top to bottom; the
-answer is marked below it. Choose a map, then a layer; the prompt is coloured by how many heads
-kept each token. Point at a token, or move with the arrow keys, to see which.</p>
+<p>{escape(what)}: {len(kept.tokens)} tokens, of whose cache each method keeps
+{100 * kept.keep_ratio:g}%. A map shows positions from left to right, layers and heads from top to
+bottom, and the answer marked below. Choose a map, then a layer: the prompt is coloured by how many
+heads kept each token. Point at a token, or move with the arrow keys, to see which heads.</p>
 <noscript><p>This part needs JavaScript.</p></noscript>
 <div id="methods" role="radiogroup" aria-label="Method"></div>
 <div id="controls">

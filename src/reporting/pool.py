@@ -17,7 +17,7 @@ import numpy as np
 
 import tasks
 from reporting.load import Result
-from reporting.style import rank
+from reporting.style import FULL, rank
 from reporting.variants import label_variants
 
 Z = 1.959963984540054  # the normal distribution's 97.5% quantile
@@ -207,3 +207,8 @@ def settings_of(cells: list[Cell]) -> list[tuple[str, float]]:
     """Methods and keep ratios in the order of a table: the full cache first, ratios falling."""
     present = {(cell.method, cell.keep_ratio) for cell in cells}
     return sorted(present, key=lambda setting: (rank(setting[0]), -setting[1]))
+
+
+def ratios_of(cells: list[Cell]) -> list[float]:
+    """Keep ratios, rising; 1 alone where there is only the full cache."""
+    return sorted({cell.keep_ratio for cell in cells if cell.method != FULL}) or [1.0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 FULL = "full"
 INK, FAINT = "#24292f", "#d0d7de"
+FULL_DASH = (0, (5, 2))
 # Hues stay apart under red- and green-blindness for the methods most often shown together (Okabe
 # and Ito's palette); a dozen cannot on hue alone, so each has a marker of its own as well.
 METHOD_STYLE = {
@@ -45,31 +48,34 @@ NAMES = {
     "random": "Random",
 }
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 2)), (0, (2, 2)))
-FIGURE_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kvevict",
-    "savefig.dpi": 160,
-}
+matplotlib.use("Agg")
+matplotlib.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.6,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "kvevict",
+        "savefig.dpi": 160,
+    }
+)
 
 
 def base(method: str) -> str:
@@ -102,3 +108,39 @@ def look(methods: list[str]) -> dict[str, dict[str, Any]]:
         dash = DASHES[forms % len(DASHES)]
         looks[method] = {"color": color, "marker": marker, "linestyle": dash}
     return looks
+
+
+def tint(own: dict[str, Any]) -> tuple[float, ...]:
+    """The colour of a method's bars. They have no dashes: its forms are paler and paler."""
+    strength = 0.6 ** DASHES.index(own["linestyle"])
+    return tuple(1 - strength * (1 - part) for part in to_rgb(own["color"]))
+
+
+def full_line(ax: Axes, value: float) -> None:
+    """The full cache, as a line across."""
+    ax.axhline(value, color=INK, lw=1, ls=FULL_DASH)
+
+
+def legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False) -> None:
+    """One legend above all panels of a figure, for lines or for bars."""
+    handles = []
+    for method, own in looks.items():
+        style = {**own, "lw": 1.5, "ms": 5}
+        if method == FULL:
+            style = {"color": INK, "lw": 1, "ls": FULL_DASH}
+        elif bars:
+            style = {"color": tint(own), "lw": 0, "marker": "s", "ms": 7}
+        handles.append(Line2D([], [], label=display(method), **style))
+    letters = 12 * figure.get_figwidth()  # that fit side by side
+    columns = max(1, int(letters / (7 + max(len(display(method)) for method in looks))))
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=min(len(handles), columns),
+        handlelength=2.6,
+    )
+
+
+def percent(ratio: float) -> str:
+    """A keep ratio in words."""
+    return f"{100 * ratio:g}%"

@@ -7,7 +7,7 @@ from statistics import mean
 
 import tasks
 from reporting.pool import Cell, Estimate, Group, overall, settings_of, task_names
-from reporting.style import display
+from reporting.style import display, percent
 
 DASH = "–"
 HOW = (
@@ -59,7 +59,7 @@ def score_table(cells: list[Cell], length: str = "") -> Table:
     rows = []
     for method, ratio in settings_of(cells):
         own = [by_key.get((method, ratio, name)) for name in names]
-        row = [display(method), _percent(ratio), *(_score(c.score if c else None) for c in own)]
+        row = [display(method), percent(ratio), *(_score(c.score if c else None) for c in own)]
         if len(names) > 1:
             row.append(_score(overall(cells, method, ratio)))
         rows.append(row)
@@ -82,7 +82,7 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
         rows.append(
             [
                 display(method),
-                _percent(ratio),
+                percent(ratio),
                 f"{held / 2**20:.1f}",
                 f"{held / full:.1%}",
                 seconds,
@@ -132,10 +132,6 @@ def _titled(title: str, length: str) -> str:
 
 def _range(numbers: list[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:g}%"
 
 
 def _score(score: Estimate | None) -> str:

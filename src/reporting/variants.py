@@ -16,24 +16,36 @@ def label_variants(policies: list[dict[str, Any]]) -> list[str]:
     """A label for each policy as recorded: ``laprox``, or ``laprox (project False)``.
 
     Only settings that differ among the policies of one name and from the method's default are
-    spelled out, so that a method that comes in one form has its plain name.
+    spelled out, so that a method that comes in one form has its plain name. Shares of what is kept
+    add up to 1; where one is 0, that says it, as long as no other form has the same label.
     """
     flat = [_flatten(policy) for policy in policies]
     forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for policy, settings in zip(policies, flat):
-        forms[policy["name"]].append(settings)
-    return [_label(policy["name"], own, forms) for policy, own in zip(policies, flat)]
-
-
-def _label(name: str, own: dict[str, Any], forms: dict[str, list[dict[str, Any]]]) -> str:
-    others = forms[name]
-    usual = _flatten(describe(build(name))) if name in METHODS else others[0]
-    apart = [
-        f"{key} {_short(value)}"
-        for key, value in own.items()
-        if value != usual.get(key) and any(value != other.get(key) for other in others)
+        if settings not in forms[policy["name"]]:
+            forms[policy["name"]].append(settings)
+    labels: dict[str, list[str]] = {}
+    for name, own in forms.items():
+        labels[name] = [_label(name, form, own, brief=True) for form in own]
+        if len(set(labels[name])) < len(own):
+            labels[name] = [_label(name, form, own, brief=False) for form in own]
+    return [
+        labels[policy["name"]][forms[policy["name"]].index(settings)]
+        for policy, settings in zip(policies, flat)
     ]
-    return f"{name} ({', '.join(apart)})" if apart else name
+
+
+def _label(name: str, own: dict[str, Any], forms: list[dict[str, Any]], brief: bool) -> str:
+    usual = _flatten(describe(build(name))) if name in METHODS else forms[0]
+    apart = {
+        key: value
+        for key, value in own.items()
+        if value != usual.get(key) and any(value != other.get(key) for other in forms)
+    }
+    shares = {key: value for key, value in apart.items() if isinstance(value, Fraction)}
+    if brief and 0 in shares.values():
+        apart = {key: value for key, value in apart.items() if shares.get(key, 0) == 0}
+    return f"{name} ({', '.join(f'{k} {_short(v)}' for k, v in apart.items())})" if apart else name
 
 
 def _flatten(policy: dict[str, Any]) -> dict[str, Any]:

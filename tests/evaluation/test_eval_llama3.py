@@ -8,8 +8,22 @@ import shutil
 import pytest
 import tiny
 
+import eval_llama3
 from evaluation import predict
 from kvevict import budget
+
+
+@pytest.fixture
+def prefills(monkeypatch) -> list[tuple[tuple[int, ...], int]]:
+    """The tokens of each prompt that is really prefilled, and for how many policies."""
+    seen, real = [], predict.prefill
+
+    def prefill(model, ids, policies, *more):
+        seen.append((tuple(ids), len(policies)))
+        return real(model, ids, policies, *more)
+
+    monkeypatch.setattr(predict, "prefill", prefill)
+    return seen
 
 
 def rows(path) -> list[dict]:
@@ -31,26 +45,19 @@ def test_a_sweep_gives_what_separate_runs_give(evaluate, predictions, tmp_path):
 
 
 def test_a_sweep_goes_on_where_some_settings_are_further_than_others(
-    evaluate, predictions, tmp_path, monkeypatch
+    evaluate, predictions, prefills, tmp_path
 ):
-    sweep = ["--method=nacl,h2o", "--keep_ratio=0.2", "--task=passkey,number_string"]
+    sweep = ["--method=nacl,h2o", "--keep_ratio=0.2", "--task=passkey"]
     evaluate(*sweep)
     whole = predictions()
     shutil.move(tmp_path / "out", tmp_path / "whole")
     evaluate("--method=h2o", "--keep_ratio=0.2", "--task=passkey", "--start_idx=2", "--stop_idx=5")
-    asked = []
-    monkeypatch.setattr(
-        predict, "prefill", lambda model, ids, policies, *more: asked.append(len(policies))
-        or real_prefill(model, ids, policies, *more)
-    )  # fmt: skip
+    prefills.clear()
     evaluate(*sweep)
     assert predictions() == whole
-    assert asked == [2, 2, 1, 1, 1, 2, 2, 2] + [2] * 8
+    assert [policies for _, policies in prefills] == [2, 2, 1, 1, 1, 2, 2, 2]
     evaluate(*sweep)
-    assert len(asked) == 16, "nothing is left to do"
-
-
-real_prefill = predict.prefill
+    assert len(prefills) == 8, "nothing is left to do"
 
 
 def test_pieces_add_up_to_the_whole(evaluate, predictions, tmp_path):
@@ -93,25 +100,32 @@ def test_the_record_and_the_statistics_are_right(evaluate, tmp_path, capsys):
 
 
 def test_what_is_printed(evaluate, flags, tmp_path, capsys):
-    import eval_llama3
-
     error = evaluate("--method=nacl,h2o", "--task=passkey", "--stop_idx=2")
     assert error.startswith("Retrieve.PassKey: 2/2 in 00:0")
     assert " tokens/s, cache 0." in error and error.count("\n") == 1, "a log gets few lines"
     assert eval_llama3.main([*flags, "--method=nacl,h2o", "--task=passkey", "--stop_idx=3",
                              "--verbose"]) == 0  # fmt: skip
-    out = capsys.readouterr().out.splitlines()
-    runs = sorted(str(path) for path in (tmp_path / "out").iterdir())
-    assert sorted([out[-3], out[-5]]) == runs
-    assert "Retrieve.PassKey" in out[-2] and "3 examples" in out[-2]
-    assert out[-1] == f"scores: python compute_scores.py --output_dir {tmp_path / 'out'}"
+    *_, task, head, nacl, h2o, scores = out = capsys.readouterr().out.splitlines()
+    assert (task, head.split()[0], head.split()[-1]) == ("Retrieve.PassKey", "examples", "run")
+    for line, method in ((nacl, "nacl"), (h2o, "h2o")):
+        (run,) = (tmp_path / "out").glob(f"*{method}*")
+        assert line.split()[0] == "3" and line.endswith(f"%  {run}") and "  19." in line
+    assert scores == f"scores: python compute_scores.py --output_dir {tmp_path / 'out'}"
     shown = [line for line in out if " #2: " in line and "(label " in line]
     assert len(shown) == 2 and not any(" #1: " in line for line in out)
 
 
+def test_a_run_that_evicts_nothing_says_why(evaluate, flags, capsys):
+    more = ["--task=passkey", "--stop_idx=1", "--min_eviction_seqlen=999"]
+    for method, noted in (("h2o", True), ("full", False)):
+        assert eval_llama3.main([*flags, *more, f"--method={method}"]) == 0
+        out = capsys.readouterr().out
+        assert ("note: prompts of 999 or fewer tokens are not evicted from" in out) == noted
+
+
 @pytest.mark.parametrize("method", ["nacl", "h2o", "tova"])
 def test_questions_on_one_context_share_its_compressed_cache(
-    evaluate, predictions, tmp_path, monkeypatch, method
+    evaluate, predictions, prefills, tmp_path, method
 ):
     file = tiny.write_questions(tmp_path / "data", contexts=3, questions=2)
     mode = [f"--method={method}", "--compress=context", "--task=passkey"]
@@ -120,13 +134,10 @@ def test_questions_on_one_context_share_its_compressed_cache(
         evaluate(*mode, f"--start_idx={5 - index}", f"--stop_idx={6 - index}")
     alone = predictions()
     shutil.move(tmp_path / "out", tmp_path / "alone")
-    prefilled = []
-    monkeypatch.setattr(
-        predict, "prefill", lambda model, ids, *more: prefilled.append(bytes(ids))
-        or real_prefill(model, ids, *more)
-    )  # fmt: skip
+    prefills.clear()
     evaluate(*mode)
     assert predictions() == alone
+    prefilled = [ids for ids, _ in prefills]
     assert len(prefilled) == len(set(prefilled)) == 3
     (run,) = (tmp_path / "out").iterdir()
     assert f"_{method}-0.2-context_" in run.name

@@ -13,7 +13,7 @@ from kvevict import METHODS, NACL, Full, InputError, StreamingLLM, build, evict
 from kvevict.generate import decode, prefill
 from kvevict.integrations.paddlenlp import PaddleNLPDecoder
 
-GREEDY = {"max_new_tokens": 16, "decode_strategy": "greedy_search", "eos_token_id": -1}
+GREEDY = {"max_new_tokens": 10, "decode_strategy": "greedy_search", "eos_token_id": -1}
 
 
 def prompt(seed: int = 0, count: int = 100) -> paddle.Tensor:
@@ -36,8 +36,8 @@ def test_gives_the_tokens_of_our_own_decoding(tiny_model, method: str) -> None:
     with evict(tiny_model, policy, example=3) as sessions:
         ids = generate(tiny_model, prompt())
     own = prefill(PaddleNLPDecoder(tiny_model), prompt()[0].tolist(), [policy], example=3)[0]
-    assert ids == decode(own, 16)
-    assert sessions[0].cache.seen == 100 + 15
+    assert ids == decode(own, 10)
+    assert sessions[0].cache.seen == 100 + 9
     assert sessions[0].cache.entries == own.cache.entries
 
 
@@ -56,7 +56,7 @@ def test_sampling_runs_and_follows_the_seed(tiny_model) -> None:
             return generate(tiny_model, prompt(), **settings)
 
     first = sample(1)
-    assert len(first) == 16
+    assert len(first) == 10
     assert sample(1) == first
     assert any(sample(seed) != first for seed in range(2, 6))
 
@@ -111,8 +111,8 @@ def test_padding_is_refused_and_a_mask_of_ones_is_not(tiny_model) -> None:
 
 
 def test_beyond_the_models_positions(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_model.config, "max_position_embeddings", 110)
-    with evict(tiny_model, nacl()), pytest.raises(InputError, match="110 positions"):
+    monkeypatch.setattr(tiny_model.config, "max_position_embeddings", 105)
+    with evict(tiny_model, nacl()), pytest.raises(InputError, match="105 positions"):
         generate(tiny_model, prompt())
 
 

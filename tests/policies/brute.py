@@ -104,6 +104,26 @@ def held(session: Session, prompt: Prompt, layer: int) -> list[list[int]]:
     return result
 
 
+def grow(sums: list[dict[int, float]], prompt: Prompt, layer: int, step: int) -> list[dict]:
+    """Attention received by the entries that each head holds, once the token at ``step`` is in."""
+    result = []
+    for h, own in enumerate(sums):
+        positions = [*own, step]
+        keys = prompt.k[layer, h, positions].astype(np.float64)
+        members = slice(h * prompt.group, (h + 1) * prompt.group)
+        scores = prompt.q[layer, members, step].astype(np.float64) @ keys.T / keys.shape[1] ** 0.5
+        weights = (np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)).sum(0)
+        result.append({j: own.get(j, 0.0) + w for j, w in zip(positions, weights)})
+    return result
+
+
+def shrink(sums: dict[int, float], count: int, recent: int = 0) -> dict[int, float]:
+    """The ``count`` entries that received most, the last ``recent`` of them in any case."""
+    positions = list(sums)
+    left = choose(np.array(list(sums.values())), count, 0, recent)
+    return {positions[i]: sums[positions[i]] for i in left}
+
+
 def best(scores: np.ndarray, count: int, among: Iterable[int]) -> set[int]:
     """The positions of the ``count`` largest scores; of equals, the lower ones."""
     return set(sorted(among, key=lambda j: (-scores[j], j))[:count])

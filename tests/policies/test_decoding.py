@@ -7,7 +7,10 @@ import pytest
 
 from kvevict import METHODS, AdaKV, SnapKV, build
 from kvevict.generate import decode
-from tests.policies.brute import Prompt, choose, held, kept, pool, run
+from kvevict.policies.adakv import SharedTopK
+from kvevict.policies.base import Policy, TopK
+from kvevict.policies.h2o import AccumulatedScore
+from tests.policies.brute import Prompt, choose, grow, held, kept, pool, run, shrink
 
 MERGING = 2  # a seed whose heads of unequal budgets come to equal lengths
 EVICTING = [method for method in METHODS if method != "full"]
@@ -48,30 +51,23 @@ def test_small_heads_count_as_much_as_the_first() -> None:
 
 
 def test_heads_that_come_to_the_same_length_go_on_together() -> None:
-    """Ragged budgets such as 3 and 4 both shrink to 2; each head goes on with its own sums."""
-    n, steps, window = 40, 12, 1
-    prompt = Prompt(MERGING, n, layers=1, kv_heads=4, group=2, more=steps)
-    settings = {"decode_slack": 0, "decode_drop": 0.5, "min_eviction_seqlen": 0}
-    session = run(AdaKV(0.1, window, kernel=1, alpha=0.0, **settings), prompt)
+    """Budgets such as 3 and 4 entries both shrink to 2; each head goes on with its own sums."""
+    n, steps = 60, 16
+    prompt = Prompt(MERGING, n, layers=1, kv_heads=4, more=steps)
+    prompt.q *= 0.5
+    parts = (AccumulatedScore(), SharedTopK(0.0), TopK())
+    settings = {"min_eviction_seqlen": 0, "decode_slack": 0, "decode_drop": 0.5}
+    session = run(Policy("ragged", *parts, keep_ratio=0.2, **settings), prompt)
     layer = session.cache.layers[0]
     budgets, runs = list(layer.lengths), len(list(layer.runs()))
-    rows = prompt.weights(0)[:, :, -1].sum(1)
-    sums = [{j: row[j] for j in own} for row, own in zip(rows, kept(session, prompt)[0])]
+    received = prompt.weights(0).sum((1, 2))
+    sums = [{j: own[j] for j in head} for own, head in zip(received, kept(session, prompt)[0])]
     merged = False
     for step in range(n, n + steps):
         session.extend([1])
-        for h in range(4):
-            weights = {**sums[h], step: 0.0}
-            keys = prompt.k[0, h, list(weights)].astype(np.float64)
-            exps = np.exp(prompt.q[0, 2 * h : 2 * h + 2, step].astype(np.float64) @ keys.T / 8**0.5)
-            newest = (exps / exps.sum(-1, keepdims=True)).sum(0)
-            sums[h] = dict(zip(weights, newest))  # a window of one row: only the newest counts
+        sums = grow(sums, prompt, 0, step)
         if any(len(own) > budget for own, budget in zip(sums, budgets)):
-            for h, budget in enumerate(budgets):
-                entries, scores = list(sums[h]), np.array(list(sums[h].values()))
-                scores[-window:] = 0
-                left = choose(scores, budget - budget // 2, 0, window)
-                sums[h] = {entries[i]: scores[i] for i in left}
+            sums = [shrink(own, b - b // 2) for own, b in zip(sums, budgets)]
         assert held(session, prompt, 0) == [list(own) for own in sums]
         merged |= len(list(layer.runs())) < runs
     assert merged
@@ -83,32 +79,29 @@ def test_snapkv_scores_what_it_holds() -> None:
     prompt = Prompt(2, n, kv_heads=1, layers=1, more=6)
     session = run(SnapKV(0.25, window, 3, min_eviction_seqlen=0, decode_slack=5), prompt)
     positions = kept(session, prompt)[0][0]
-    sums = dict(zip(positions, prompt.weights(0)[0, :, -window:].sum((0, 1))[positions]))
+    received = prompt.weights(0)[0, :, -window:].sum((0, 1))
+    sums = [{j: received[j] for j in positions}]
     for step in range(n, n + 6):
-        assert held(session, prompt, 0) == [list(sums)]
+        assert held(session, prompt, 0) == [list(sums[0])]
         session.extend([1])
-        sums[step] = 0.0
-        keys = prompt.k[0, 0, list(sums)].astype(np.float64)
-        exps = np.exp(prompt.q[0, :, step].astype(np.float64) @ keys.T / 8**0.5)
-        weights = (exps / exps.sum(-1, keepdims=True)).sum(0)
-        sums = {j: total + weight for (j, total), weight in zip(sums.items(), weights)}
-    entries = list(sums)
-    scores = pool(np.array(list(sums.values())), window, 3)
+        sums = grow(sums, prompt, 0, step)
+    entries = list(sums[0])
+    scores = pool(np.array(list(sums[0].values())), window, 3)
     assert held(session, prompt, 0) == [[entries[i] for i in choose(scores, budget, 0, window)]]
 
 
-def test_a_fork_goes_its_own_way() -> None:
-    prompt = Prompt(3, 80, more=20)
-    session = run(build("h2o", min_eviction_seqlen=0), prompt)
+@pytest.mark.parametrize("method", ["h2o", "scissorhands"])
+def test_a_fork_goes_its_own_way(method: str) -> None:
+    prompt = Prompt(3, 80, more=14)
+    policy = build(method, min_eviction_seqlen=0)
+    alone, session = run(policy, prompt), run(policy, prompt)
     fork = session.fork()
-    for _ in range(10):
-        fork.extend([1])
-    for _ in range(20):
-        session.extend([1])
-    for _ in range(10):
-        fork.extend([1])
+    for one, steps in ((fork, 9), (session, 14), (fork, 5), (alone, 14)):
+        for _ in range(steps):
+            one.extend([1])
     for layer in range(prompt.layers):
-        assert held(session, prompt, layer) == held(fork, prompt, layer)
+        expected = held(alone, prompt, layer)
+        assert held(session, prompt, layer) == held(fork, prompt, layer) == expected
 
 
 def test_an_answer_of_any_length_takes_bounded_bytes() -> None:

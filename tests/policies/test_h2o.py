@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from kvevict import H2O, InputError
-from tests.policies.brute import Prompt, choose, held, kept, run
+from tests.policies.brute import Prompt, choose, grow, held, kept, run, shrink
 
 
 @pytest.mark.parametrize(
@@ -16,28 +15,18 @@ def test_prompt_and_decoding(kv_heads: int, group: int, recent_share: float) -> 
     recent = int(budget * recent_share)
     prompt = Prompt(group, n, kv_heads=kv_heads, group=group, more=steps)
     session = run(H2O(0.3, recent_share, min_eviction_seqlen=0), prompt)
-    state = {}
+    state = []
     for layer, heads in enumerate(kept(session, prompt)):
         sums = prompt.weights(layer).sum((1, 2))
-        for h, positions in enumerate(heads):
-            assert positions == choose(sums[h], budget, 0, recent)
-            state[layer, h] = {j: sums[h, j] for j in positions}
+        assert heads == [choose(own, budget, 0, recent) for own in sums]
+        state.append([{j: own[j] for j in head} for own, head in zip(sums, heads)])
 
     for step in range(n, n + steps):
         session.extend([1])
         for layer in range(prompt.layers):
-            now = held(session, prompt, layer)
-            for h in range(kv_heads):
-                sums = {**state[layer, h], step: 0.0}
-                positions = list(sums)
-                keys = prompt.k[layer, h, positions].astype(np.float64)
-                for q in prompt.q[layer, h * group : (h + 1) * group, step].astype(np.float64):
-                    exps = np.exp(keys @ q / 8**0.5)
-                    for j, weight in zip(positions, exps / exps.sum()):
-                        sums[j] += weight
-                left = choose(np.array(list(sums.values())), budget, 0, recent)
-                state[layer, h] = {positions[i]: sums[positions[i]] for i in left}
-                assert now[h] == list(state[layer, h])
+            grown = grow(state[layer], prompt, layer, step)
+            state[layer] = [shrink(own, budget, recent) for own in grown]
+            assert held(session, prompt, layer) == [list(own) for own in state[layer]]
 
 
 def test_share_out_of_range() -> None:

@@ -7,8 +7,11 @@ import pytest
 
 from kvevict import InputError, LaProx, build
 from kvevict.generate import decode
+from kvevict.policies.base import Policy, TopK
 from kvevict.policies.eviction import Eviction
-from tests.policies.brute import Prompt, held, kept, pool, run
+from kvevict.policies.h2o import AccumulatedScore
+from kvevict.policies.laprox import ModelWide
+from tests.policies.brute import Prompt, grow, held, kept, pool, run, shrink
 
 
 def scores(prompt: Prompt, layer: int, window: int, kernel: int, project: bool) -> np.ndarray:
@@ -105,6 +108,28 @@ def test_goes_on_evicting_while_decoding() -> None:
             newest = range(120 + step - 3, 120 + step + 1)
             for positions in held(session, prompt, index):
                 assert positions[-4:] == list(newest)
+
+
+def test_statistics_follow_the_entries_that_stay() -> None:
+    """H2O's sums under a model-wide budget, through every trim and on while decoding."""
+    n, steps, layers = 60, 10, 3
+    prompt = Prompt(5, n, layers, more=steps)
+    parts = (AccumulatedScore(), ModelWide(), TopK())
+    policy = Policy("wide", *parts, keep_ratio=0.2, min_eviction_seqlen=0, decode_slack=0)
+    session = run(policy, prompt)
+    received = np.stack([prompt.weights(layer).sum((1, 2)) for layer in range(layers)])
+    limit = np.sort(received.ravel())[-12 * 2 * layers]
+    state = [
+        [{j: w for j, w in enumerate(own) if w >= limit} for own in heads] for heads in received
+    ]
+    assert kept(session, prompt) == [[list(own) for own in heads] for heads in state]
+    budgets = [[len(own) for own in heads] for heads in state]
+    for step in range(n, n + steps):
+        session.extend([1])
+        for layer in range(layers):
+            grown = grow(state[layer], prompt, layer, step)
+            state[layer] = [shrink(own, b) for own, b in zip(grown, budgets[layer])]
+            assert held(session, prompt, layer) == [list(own) for own in state[layer]]
 
 
 @pytest.mark.parametrize("selector", ["nacl", "criticalkv", "h2o"])

@@ -20,9 +20,7 @@ def write_data(path: Path, count: int, words: int = 100) -> None:
     for i in range(count):
         context = ["grass"] * words
         context.insert(words * i // count, f"{10_000 + i}")
-        rows.append(
-            {"context": " ".join(context), "input": "Which?", "answer": f"{10_000 + i}"}
-        )
+        rows.append({"context": " ".join(context), "input": "Which?", "answer": f"{10_000 + i}"})
     (path / "passkey.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
@@ -64,4 +62,3 @@ def write_run(
         }
         run.append(task, {"id": i, "prediction": answer, "ground_truth": labels[i]}, stats)
     run.merge(task)
-    run.release()

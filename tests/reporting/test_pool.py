@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from reporting import load, pool
 from tests.reporting.runs import write_data, write_run
 
@@ -137,8 +138,8 @@ def test_an_answer_is_found_as_a_whole_word():
 def test_scores_are_kept_and_read_back(tmp_path):
     write_run(tmp_path / "results", "nacl", [True, False], keep_ratio=0.1)
     results = load.read_runs(tmp_path / "results")
-    load.write_scores(tmp_path / "scores.jsonl", results)
-    assert load.read_scores(tmp_path / "scores.jsonl") == results
+    load.write_scores(tmp_path / "scores.jsonl.gz", results)
+    assert load.read_scores(tmp_path / "scores.jsonl.gz") == results
 
 
 def grouped(path):

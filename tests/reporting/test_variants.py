@@ -40,7 +40,18 @@ def test_shares_of_the_prompt_become_shares_of_what_is_kept():
     ]
     one, other = labels(*made)[:2]
     assert labels(*made) == [one, other] * 2
-    assert one == "nacl" and "random 0" in other
+    assert (one, other) == ("nacl", "nacl (random 0)")
+
+
+def test_a_brief_label_gives_way_where_it_is_not_enough():
+    made = [
+        build("nacl", keep_ratio=0.2, random_token_keep_ratio=0.0, token_protect_ratio=protect)
+        for protect in (0.01, 0.06)
+    ]
+    one, other, plain = labels(*made, build("nacl"))
+    assert plain == "nacl"
+    assert one == "nacl (protect 0.0769, proxy 0.923, random 0)"
+    assert other == "nacl (protect 0.333, proxy 0.667, random 0)"
 
 
 def test_every_method_looks_like_no_other():

@@ -81,7 +81,7 @@ class PaddleNLPDecoder:
     @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
-        weight = self.model.llama.layers[layer].self_attn.o_proj.weight
+        weight = self.model.llama.layers[layer].self_attn.o_proj.weight.detach()
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 
 
@@ -125,9 +125,7 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
     """
     decoder, sessions = PaddleNLPDecoder(model), []
 
-    def forward(
-        input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **_
-    ):
+    def forward(input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **_):
         batch = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
         if batch != 1:
             raise InputError(f"eviction takes one prompt at a time, without beams, not {batch}")

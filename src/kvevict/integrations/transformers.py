@@ -56,7 +56,7 @@ class TransformersDecoder:
     @torch.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
-        weight = self.model.model.layers[layer].self_attn.o_proj.weight.t()
+        weight = self.model.model.layers[layer].self_attn.o_proj.weight.detach().t()
         return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
 
     def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:

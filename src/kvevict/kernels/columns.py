@@ -2,8 +2,9 @@
 
 a_ij = exp(q_i · k_j / √d − lse_i) needs one product QKᵀ and no softmax. Each program owns a tile
 of keys and walks over the query rows that see it, so a column's sum stays in one program: no
-atomics, and the same bits on every run. The tile of scores is keys × rows, which makes the sum
-over rows a sum inside each thread.
+atomics, and the same bits on every run. Sums are kept for each place of the tile and added up once,
+at the end; three small programs share a multiprocessor, so that one's exponentials run beside
+another's product.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from ..errors import InputError
 from ..tensors import Tensor
 from .runtime import LOG2_E, check_heads, row_major, tiles, tl, triton
 
-KEYS = 128  # that a program owns
-POWER = {"sum": 1, "sum_of_squares": 2}
+ROWS, KEYS = 64, 128  # a tile; a program owns KEYS
+POWER = {"sum": 1, "sum_of_squares": 2, "count_below_mean": 1}
 
 
 def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head: bool) -> Tensor:
@@ -37,50 +38,43 @@ def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head
     Raises:
         InputError: a shape or type that the kernels do not take, or an unknown ``reduce``.
     """
-    if reduce not in (*POWER, "count_below_mean"):
+    if reduce not in POWER:
         raise InputError(f"no column statistic is called {reduce!r}")
     check_heads(q, k)
     q, k = row_major(q), row_major(k)
     batch, query_heads, rows, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
-    group = query_heads // kv_heads
     heads_out = kv_heads if per_kv_head else query_heads
     out = lse.new_empty([batch, heads_out, keys])
-    # Few rows make one short tile; shared memory (head_dim 256) or registers may leave room for 64.
-    counting = reduce == "count_below_mean"
-    tile_rows = 64 if head_dim == 256 or counting else 128
-    tile_rows = min(max(32, triton.next_power_of_2(rows)), tile_rows)
-    padded = triton.cdiv(rows, tile_rows) * tile_rows
-    # Scores start at −lse·√d instead of 0, which subtracts it for nothing. A row past the end
-    # starts at −∞.
-    bias = lse.new_full([batch, query_heads, padded], -math.inf)
-    bias[:, :, :rows] = lse * -math.sqrt(head_dim)
-    operands = (tiles(q, tile_rows), tiles(k, KEYS), bias, out, padded, rows, keys)
-    log2_scale = LOG2_E / math.sqrt(head_dim)
-    sizes = {
-        "GROUP": group,
+    exponent = POWER[reduce] * LOG2_E  # weights are powers of 2 in the kernels
+    shift = lse.contiguous() * -exponent
+    operands = (tiles(q, ROWS), tiles(k, KEYS), shift, out, rows, keys, query_heads)
+    options = {
+        "GROUP": query_heads // kv_heads,
         "SUMMED": query_heads // heads_out,
         "D": head_dim,
-        "ROWS": tile_rows,
+        "ROWS": ROWS,
         "KEYS": KEYS,
+        "num_warps": 8,
+        "num_stages": 2,
     }
-    launch = {"num_warps": 8, "num_stages": 2}
-    if counting:
-        grid = (triton.cdiv(keys, KEYS), batch * heads_out)
-        _count_below_mean[grid](*operands, query_heads, log2_scale, **sizes, **launch)
+    scale = exponent / math.sqrt(head_dim)
+    if reduce == "count_below_mean":
+        _count_below_mean[(triton.cdiv(keys, KEYS), batch * heads_out)](*operands, scale, **options)
     else:
-        grid = (triton.cdiv(keys, KEYS), batch * kv_heads)
-        _sum[grid](*operands, kv_heads, POWER[reduce] * log2_scale, **sizes, **launch)
+        # Registers for three programs a multiprocessor: only the few masked tiles spill.
+        options["maxnreg"] = 80 if head_dim <= 128 else None
+        _sum[(triton.cdiv(keys, KEYS), batch * kv_heads)](*operands, scale, **options)
     return out
 
 
 @triton.jit
-def _sum(q_tiles, k_tiles, bias, out, padded, rows, keys, kv_heads, log2_scale,
-         GROUP: tl.constexpr, SUMMED: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+def _sum(q_tiles, k_tiles, shift, out, rows, keys, query_heads, scale, GROUP: tl.constexpr,
+         SUMMED: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
          KEYS: tl.constexpr):  # fmt: skip
+    kv_heads = query_heads // GROUP
     batch, kv_head = tl.program_id(1) // kv_heads, tl.program_id(1) % kv_heads
     first_key = tl.program_id(0) * KEYS
-    key = first_key + tl.arange(0, KEYS)
     k = k_tiles.load([batch, kv_head, first_key, 0]).reshape(KEYS, D)
     unseen = first_key - (keys - rows)  # rows before this one see none of these keys
     begin = tl.maximum(unseen, 0) // ROWS
@@ -88,41 +82,43 @@ def _sum(q_tiles, k_tiles, bias, out, padded, rows, keys, kv_heads, log2_scale,
     clear = tl.minimum(tl.cdiv(tl.maximum(unseen + KEYS - 1, 0), ROWS), end)
     for part in range(GROUP // SUMMED):
         head = kv_head * GROUP + part * SUMMED
-        column = tl.zeros([KEYS], tl.float32)
-        column = _add_tiles(column, k, q_tiles, batch, head, kv_heads * GROUP, bias, padded, begin,
-                            clear, key - (keys - rows), log2_scale, SUMMED, D, ROWS, KEYS,
-                            True)  # fmt: skip
-        column = _add_tiles(column, k, q_tiles, batch, head, kv_heads * GROUP, bias, padded, clear,
-                            end, key - (keys - rows), log2_scale, SUMMED, D, ROWS, KEYS,
-                            False)  # fmt: skip
+        shift_head = shift + (batch * query_heads + head).to(tl.int64) * rows
+        weights = tl.zeros([ROWS, KEYS], tl.float32)
+        weights = _add_tiles(weights, k, q_tiles, batch, head, shift_head, clear, end, rows,
+                             unseen, scale, SUMMED, D, ROWS, KEYS, False)  # fmt: skip
+        weights = _add_tiles(weights, k, q_tiles, batch, head, shift_head, begin, clear, rows,
+                             unseen, scale, SUMMED, D, ROWS, KEYS, True)  # fmt: skip
+        key = first_key + tl.arange(0, KEYS)
         row_out = tl.program_id(1) * (GROUP // SUMMED) + part
-        tl.store(out + row_out.to(tl.int64) * keys + key, column, mask=key < keys)
+        tl.store(out + row_out.to(tl.int64) * keys + key, tl.sum(weights, axis=0), mask=key < keys)
 
 
 @triton.jit
-def _add_tiles(column, k, q_tiles, batch, head, query_heads, bias, padded, begin, end, first_row,
-               log2_scale, HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-               KEYS: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Add to ``column`` the weights of HEADS heads on row tiles ``begin`` to ``end``.
+def _add_tiles(weights, k, q_tiles, batch, head, shift_head, begin, end, rows, unseen, scale,
+               HEADS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+               MASKED: tl.constexpr):  # fmt: skip
+    """Add the weights of HEADS heads on row tiles ``begin`` to ``end``.
 
-    ``first_row`` is the first row that sees each key.
+    The first key of the tile is seen by row ``unseen`` and those after it.
     """
-    bias += (batch * query_heads + head).to(tl.int64) * padded
     for step in range((end - begin) * HEADS):
         start = (begin + step // HEADS) * ROWS
         row = start + tl.arange(0, ROWS)
+        # A row past the end gets the weight exp(-inf).
+        shift = tl.load(
+            shift_head + step % HEADS * rows + row, mask=row < rows, other=-float("inf")
+        )
         q = q_tiles.load([batch, head + step % HEADS, start, 0]).reshape(ROWS, D)
-        shift = tl.load(bias + step % HEADS * padded + row)
-        scores = tl.dot(k, q.T, acc=tl.broadcast_to(shift[None, :], (KEYS, ROWS)))
-        weights = tl.exp2(scores * log2_scale)
+        weight = tl.exp2(tl.dot(q, k.T) * scale + shift[:, None])
         if MASKED:
-            weights = tl.where(row[None, :] >= first_row[:, None], weights, 0.0)
-        column += tl.sum(weights, axis=1)
-    return column
+            visible = tl.arange(0, KEYS)[None, :] <= (row - unseen)[:, None]
+            weight = tl.where(visible, weight, 0.0)
+        weights += weight
+    return weights
 
 
 @triton.jit
-def _count_below_mean(q_tiles, k_tiles, bias, out, padded, rows, keys, query_heads, log2_scale,
+def _count_below_mean(q_tiles, k_tiles, shift, out, rows, keys, query_heads, scale,
                       GROUP: tl.constexpr, SUMMED: tl.constexpr, D: tl.constexpr,
                       ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     heads_out = query_heads // SUMMED
@@ -130,21 +126,19 @@ def _count_below_mean(q_tiles, k_tiles, bias, out, padded, rows, keys, query_hea
     first_key = tl.program_id(0) * KEYS
     key = first_key + tl.arange(0, KEYS)
     k = k_tiles.load([batch, head // GROUP, first_key, 0]).reshape(KEYS, D)
-    bias += (batch * query_heads + head).to(tl.int64) * padded
-    count = tl.zeros([KEYS], tl.int32)
+    shift_head = shift + (batch * query_heads + head).to(tl.int64) * rows
+    count = tl.zeros([ROWS, KEYS], tl.int32)
     for start in range(tl.maximum(first_key - (keys - rows), 0) // ROWS * ROWS, rows, ROWS):
         row = start + tl.arange(0, ROWS)
-        weights = tl.zeros([KEYS, ROWS], tl.float32)
+        weights = tl.zeros([ROWS, KEYS], tl.float32)
         for member in range(SUMMED):
             q = q_tiles.load([batch, head + member, start, 0]).reshape(ROWS, D)
-            shift = tl.load(bias + member * padded + row)
-            scores = tl.dot(k, q.T, acc=tl.broadcast_to(shift[None, :], (KEYS, ROWS)))
-            weights += tl.exp2(scores * log2_scale)
+            shift = tl.load(shift_head + member * rows + row, mask=row < rows, other=0.0)
+            weights += tl.exp2(tl.dot(q, k.T) * scale + shift[:, None])
         position = row + (keys - rows)
         # The first token's only weight is 1, its own mean, whatever rounding makes of it.
-        counts = (key[:, None] <= position[None, :]) & ((position > 0) & (row < rows))[None, :]
-        below = weights < (SUMMED / (position + 1).to(tl.float32))[None, :]
-        count += tl.sum((counts & below).to(tl.int32), axis=1)
-    tl.store(
-        out + tl.program_id(1).to(tl.int64) * keys + key, count.to(tl.float32), mask=key < keys
-    )
+        counts = (key[None, :] <= position[:, None]) & ((position > 0) & (row < rows))[:, None]
+        below = weights < (SUMMED / (position + 1).to(tl.float32))[:, None]
+        count += (counts & below).to(tl.int32)
+    out += tl.program_id(1).to(tl.int64) * keys
+    tl.store(out + key, tl.sum(count, axis=0).to(tl.float32), mask=key < keys)

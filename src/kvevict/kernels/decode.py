@@ -12,7 +12,7 @@ import math
 from ..tensors import Tensor, namespace
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
-CHUNK = 512  # entries that a program reads
+CHUNK = 1024  # entries that a program reads
 
 
 def decode_attention(
@@ -63,8 +63,8 @@ def decode_attention(
         q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_lse, new,
         prefix_chunks, tail_chunks, q.stride(1), q.stride(2), *tail_k.stride()[:2],
         *tail_v.stride()[:2], keys.stride(0), values.stride(0), LOG2_E / math.sqrt(head_dim),
-        **sizes, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64 if head_dim == 256 else 128,
-        num_warps=4, num_stages=2,
+        **sizes, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
         partial, partial_lse, starts, out, rows, prefix_chunks, tail_chunks, **sizes, num_warps=8

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..tensors import Tensor, namespace
 from .runtime import row_major, tl, triton
 
-BLOCK = 8192  # positions that a program looks at together
+BLOCK = 16384  # positions that a program looks at together
 TOP = tl.constexpr(0xFFFFFFFF)  # above the order of every number
 
 
@@ -50,7 +50,7 @@ def select(scores: Tensor, sinks: int, recent: int, top_k: int, draw: int, keys:
     _orders[(triton.cdiv(tokens, 1024), heads)](
         scores.contiguous(), keys, plain, noisy, tokens, sinks, tokens - recent, BLOCK=1024
     )
-    _choose[(heads,)](plain, noisy, chosen, tokens, best, kept, BLOCK=BLOCK, num_warps=32)
+    _choose[(heads,)](plain, noisy, chosen, tokens, best, kept, BLOCK=BLOCK, num_warps=16)
     return chosen
 
 
@@ -67,7 +67,7 @@ def ragged_positions(keep: Tensor, starts: Tensor, total: int) -> Tensor:
     """
     batch, kv_heads, tokens = keep.shape
     out = keep.new_empty([total], dtype=namespace(keep).int32)
-    _kept[(batch * kv_heads,)](keep.contiguous(), starts, out, tokens, BLOCK=BLOCK, num_warps=32)
+    _kept[(batch * kv_heads,)](keep.contiguous(), starts, out, tokens, BLOCK=BLOCK, num_warps=16)
     return out
 
 
