@@ -118,6 +118,7 @@ def _paddlenlp(length: int, repeats: int) -> dict:
 
     runtime.configure()
     import paddle
+
     from kvevict.models import load
 
     model = load(MODEL).model
@@ -142,9 +143,10 @@ def _paddlenlp(length: int, repeats: int) -> dict:
 
 def _transformers(length: int, repeats: int) -> dict:
     import torch
+    from transformers import LlamaForCausalLM
+
     from kvevict import runtime
     from kvevict.models import builtin_dir
-    from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(builtin_dir(MODEL), dtype=torch.float32).eval()
     best: dict = {}

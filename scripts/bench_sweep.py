@@ -78,8 +78,9 @@ def _kvpress(ids: list[int], new_tokens: int) -> float:
     """Twelve settings as kvpress does them: a prefill each."""
     import kvpress
     import torch
-    from kvevict.models import builtin_dir
     from transformers import DynamicCache, LlamaForCausalLM
+
+    from kvevict.models import builtin_dir
 
     model = LlamaForCausalLM.from_pretrained(builtin_dir(MODEL), dtype=torch.float32).eval()
     presses = [getattr(kvpress, name)(1 - r) for name in METHODS.values() for r in RATIOS]

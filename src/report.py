@@ -1,12 +1,13 @@
 """Turn runs into tables, figures and a page.
 
     python report.py --output_dir ../results --out ../report
-    python report.py --scores ../docs/study.jsonl --out ../report     from an earlier scores.jsonl.gz
+    python report.py --scores ../report/scores.jsonl.gz --out ../again
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and
-what ``kept`` has left in the same place) and scores.jsonl.gz (what the report was made of). The second
-does the same without the runs. ``kept`` runs one prompt and draws what each layer and head kept.
+what ``kept`` has left in the same place) and scores.jsonl.gz (what the report is made of). The
+second does the same from that file, without the runs. ``kept`` runs one prompt under several
+methods and draws what each layer and head kept: kept.png, kept.html and the data, kept.json.
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(args: argparse.Namespace) -> Path:
     """Write the report of many runs; returns its page."""
-    from reporting import page, sections
-
     if args.scores:
         results = load.read_scores(args.scores)
     else:
         results = load.read_runs(args.output_dir, args.data_dir)
     of_prompt = args.out / "kept.json"
     found = kept.load(of_prompt) if of_prompt.exists() else None
+
+    from reporting import page, sections  # Matplotlib takes a second
+
     parts = sections.sections(results)
     for picture in (picture for part in parts for picture in part.pictures):
         picture.figure.savefig(args.out / picture.file)
@@ -56,8 +58,6 @@ def report(args: argparse.Namespace) -> Path:
 
 def keep(args: argparse.Namespace) -> Path:
     """Write what each layer and head keeps of one prompt; returns its page."""
-    from reporting import kept_figure, page
-
     methods = [name.strip() for name in args.method.split(",")]
     found = kept.capture(
         args.model_path,
@@ -68,6 +68,9 @@ def keep(args: argparse.Namespace) -> Path:
         args.data_dir,
         args.device,
     )
+
+    from reporting import kept_figure, page
+
     found.save(args.out / "kept.json")
     kept_figure.kept_figure(found).savefig(args.out / "kept.png")
     return _write(args.out / "kept.html", page.page(args.title, [], found))
@@ -79,7 +82,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _fail(message: object) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *str(message).split(), file=sys.stderr)
     return 2
 
 

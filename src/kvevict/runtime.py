@@ -36,6 +36,8 @@ def configure(threads: int | None = None) -> None:
     chosen = next((os.environ[v] for v in THREAD_VARIABLES if v in os.environ), default_threads())
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(chosen))
+    # OpenMP's idle threads would spin for 200 ms on cores that NumPy's part of the work wants.
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     if _is_amd():
         # The MKL inside Paddle's wheel takes its slow generic path on AMD unless told otherwise.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")

@@ -15,11 +15,10 @@ import tasks
 from reporting.cost import cost_figure
 from reporting.heatmap import heat_maps
 from reporting.pool import Cell, Estimate, Group, overall, ratios_of, settings_of, task_names
-from reporting.style import FULL, FULL_DASH, INK, display, full_line, legend, look, percent
+from reporting.style import FULL, FULL_DASH, INK, OTHERS, display, full_line, legend, look, percent
 
 Curves = dict[str, dict[float, Estimate]]  # a method's estimate at each keep ratio
 COLUMNS = 4  # panels side by side
-OTHERS = "#B6BEC8"  # lines that are there for comparison only
 CROWD = 7  # lines, the full cache included, from which on bands would only cover each other
 
 
@@ -27,22 +26,15 @@ def figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
     """Every figure of a group: a name for its file, what it shows, and the figure."""
     for length, cells in group.parts():
         suffix, where = (f"-{length.lower()}", f" at {length} tokens") if length else ("", "")
-        yield (
-            f"score{suffix}",
-            f"Score against the share of the cache kept{where}, with 95% confidence intervals",
-            score_figure(cells),
-        )
-        if len({cell.method for cell in cells}) > CROWD:
-            yield (
-                f"methods{suffix}",
-                f"The same, mean over tasks, one method at a time{where}",
-                methods_figure(cells),
-            )
-        yield (
-            f"cost{suffix}",
-            f"Cache held after prefill, and decoding time{where}",
-            cost_figure(cells),
-        )
+        crowded = _is_crowded(cells)
+        caption = f"Score against the share of the cache kept{where}"
+        interval = ", with 95% confidence intervals"
+        yield f"score{suffix}", caption + interval * (not crowded), score_figure(cells)
+        if crowded:
+            caption = f"One method at a time, the mean over tasks{where}{interval}"
+            yield f"methods{suffix}", caption, methods_figure(cells)
+        caption = f"Cache held after prefill, and time to decode a token{where}"
+        yield f"cost{suffix}", caption, cost_figure(cells)
     yield from heat_maps(group)
 
 
@@ -74,7 +66,7 @@ def score_figure(cells: list[Cell]) -> Figure:
         if one_ratio:
             _draw_dots(ax, curves, looks)
         else:
-            _draw_curves(ax, curves, looks, bands=len(looks) <= CROWD)
+            _draw_curves(ax, curves, looks, bands=not _is_crowded(cells))
         ax.set_title(title)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
@@ -154,6 +146,10 @@ def _draw_dots(ax: Axes, curves: Curves, looks: dict[str, dict[str, Any]]) -> No
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set_xlim(-0.03, 1.03)
     ax.grid(visible=False, axis="y")
+
+
+def _is_crowded(cells: list[Cell]) -> bool:
+    return len(ratios_of(cells)) > 1 and len({cell.method for cell in cells}) > CROWD
 
 
 def _curves(cells: list[Cell]) -> Curves:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from reporting.kept import Kept
 from reporting.sections import Section
-from reporting.style import FAINT, INK, METHOD_STYLE, base, display
+from reporting.style import FAINT, INK, METHOD_STYLE, OTHERS, base, display
 from reporting.tables import HOW, Table
 
 HERE = Path(__file__).parent
@@ -56,8 +56,13 @@ def svg(figure: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    themed_colors = {INK: "currentColor", FAINT: "var(--line)", "#ffffff": "var(--paper)"}
-    for color, themed in themed_colors.items():
+    themes = {
+        INK: "currentColor",
+        FAINT: "var(--line)",
+        OTHERS: "var(--others)",
+        "#ffffff": "var(--paper)",
+    }
+    for color, themed in themes.items():
         text = re.sub(re.escape(color), themed, text, flags=re.IGNORECASE)
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 

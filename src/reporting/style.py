@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 FULL = "full"
-INK, FAINT = "#24292f", "#d0d7de"
+# Text; grid and frame; lines that are there for comparison only.
+INK, FAINT, OTHERS = "#24292f", "#d0d7de", "#b6bec8"
 FULL_DASH = (0, (5, 2))
 # Hues stay apart under red- and green-blindness for the methods most often shown together (Okabe
 # and Ito's palette); a dozen cannot on hue alone, so each has a marker of its own as well.
@@ -24,11 +25,11 @@ METHOD_STYLE = {
     "streamingllm": ("#CC79A7", "v"),
     "pyramidkv": ("#6060F0", "P"),
     "adakv": ("#33BBEE", "<"),
-    "criticalkv": ("#7B3FA0", ">"),
+    "criticalkv": ("#8E4EC6", ">"),
     "criticaladakv": ("#66A61E", "p"),
-    "tova": ("#901818", "X"),
+    "tova": ("#B02A2A", "X"),
     "scissorhands": ("#A0722D", "d"),
-    "keynorm": ("#56606E", "h"),
+    "keynorm": ("#6B7785", "h"),
     "random": ("#9AA0A6", "."),
 }
 NAMES = {
@@ -131,7 +132,7 @@ def legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False)
         elif bars:
             style = {"color": tint(own), "lw": 0, "marker": "s", "ms": 7}
         handles.append(Line2D([], [], label=display(method), **style))
-    letters = 12 * figure.get_figwidth()  # that fit side by side
+    letters = 14 * figure.get_figwidth()  # that fit side by side
     columns = max(1, int(letters / (7 + max(len(display(method)) for method in looks))))
     figure.legend(
         handles=handles,

@@ -9,8 +9,8 @@ from kvevict import InputError, LaProx, build
 from kvevict.generate import decode
 from kvevict.policies.base import Policy, TopK
 from kvevict.policies.eviction import Eviction
-from kvevict.policies.h2o import AccumulatedScore
 from kvevict.policies.laprox import ModelWide
+from kvevict.policies.nacl import ProxyScore
 from tests.policies.brute import Prompt, grow, held, kept, pool, run, shrink
 
 
@@ -111,13 +111,13 @@ def test_goes_on_evicting_while_decoding() -> None:
 
 
 def test_statistics_follow_the_entries_that_stay() -> None:
-    """H2O's sums under a model-wide budget, through every trim and on while decoding."""
-    n, steps, layers = 60, 10, 3
+    """Sums of three rows under a model-wide budget, through every trim and while decoding."""
+    n, steps, layers = 60, 14, 3
     prompt = Prompt(5, n, layers, more=steps)
-    parts = (AccumulatedScore(), ModelWide(), TopK())
+    parts = (ProxyScore(0.05), ModelWide(), TopK())
     policy = Policy("wide", *parts, keep_ratio=0.2, min_eviction_seqlen=0, decode_slack=0)
     session = run(policy, prompt)
-    received = np.stack([prompt.weights(layer).sum((1, 2)) for layer in range(layers)])
+    received = np.stack([prompt.weights(layer)[:, :, -3:].sum((1, 2)) for layer in range(layers)])
     limit = np.sort(received.ravel())[-12 * 2 * layers]
     state = [
         [{j: w for j, w in enumerate(own) if w >= limit} for own in heads] for heads in received

@@ -133,8 +133,8 @@ def _count_below_mean(q_tiles, k_tiles, shift, out, rows, keys, query_heads, sca
         weights = tl.zeros([ROWS, KEYS], tl.float32)
         for member in range(SUMMED):
             q = q_tiles.load([batch, head + member, start, 0]).reshape(ROWS, D)
-            shift = tl.load(shift_head + member * rows + row, mask=row < rows, other=0.0)
-            weights += tl.exp2(tl.dot(q, k.T) * scale + shift[:, None])
+            offset = tl.load(shift_head + member * rows + row, mask=row < rows, other=0.0)
+            weights += tl.exp2(tl.dot(q, k.T) * scale + offset[:, None])
         position = row + (keys - rows)
         # The first token's only weight is 1, its own mean, whatever rounding makes of it.
         counts = (key[None, :] <= position[:, None]) & ((position > 0) & (row < rows))[:, None]
