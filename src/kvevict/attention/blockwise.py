@@ -9,7 +9,6 @@ number of blocks grows as N while their size does not: memory beyond input and o
 from __future__ import annotations
 
 from ..tensors import Tensor, matmul_nt, namespace
-from . import paddle_cpu
 from .base import ColumnStatistic, Output, check
 
 # Scores held at a time: 8 MiB of float32 keep a CPU's products large and its calls few; a GPU wants
@@ -55,7 +54,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
             future = above[:size, :size]
             exps, peak, total = _exponentials(scores.reshape(*shape, seen), future)
             inverse = 1 / total
-            flat_exps = exps.reshape(*flat, seen).to(v.dtype)
+            flat_exps = exps.reshape(*flat, seen)
+            if exps.dtype != v.dtype:  # Paddle would copy even where it does not
+                flat_exps = flat_exps.to(v.dtype)
             mixed = (flat_exps @ vs[..., :seen, :]).reshape(*shape, head_dim)
             out[head][..., start:stop, :] = (mixed * inverse.unsqueeze(-1)).to(q.dtype)
             lse[head][..., start:stop] = peak + total.log()
@@ -126,6 +127,8 @@ def _exponentials(scores: Tensor, future: Tensor) -> tuple[Tensor, Tensor, Tenso
         exp(scores − peak), float32; peak and the row sums, float32 ``[…, group, rows]``.
     """
     if namespace(scores).__name__ == "paddle" and _on_cpu(scores):
+        from . import paddle_cpu  # late: it brings NumPy, which grading does not need
+
         return paddle_cpu.exponentials(scores, future)
     scores = scores.float()
     corner = scores[..., -future.shape[0] :]
