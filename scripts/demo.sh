@@ -13,7 +13,7 @@ case ${1:-} in
         ;;
 esac
 say() { printf '\n== %s\n' "$1"; }
-tasks=passkey,number_string,needle,kv_retrieval
+tasks=passkey,number_string,needle
 model=smollm2-135m-longctx
 
 say "1/5 set-up"
@@ -21,18 +21,18 @@ bash scripts/setup.sh
 python=$PWD/.venv/bin/python
 cd src
 
-say "2/5 prompts of 4,096 tokens with something to find (data/demo)"
-if [ -e ../data/demo/kv_retrieval.jsonl ]; then
+say "2/5 prompts of 2,560 tokens with something to find (data/demo)"
+if [ -e ../data/demo/needle.jsonl ]; then
     echo "there already"
 else
-    "$python" ../data/construct_synthetic_dataset.py --task $tasks --length 4096 --num_examples 2 \
+    "$python" ../data/construct_synthetic_dataset.py --task $tasks --length 2560 --num_examples 3 \
         --seed 1 --model_path $model --out_dir ../data/demo --force
 fi
 
-say "3/5 the full cache against four ways to keep a fifth of it (results/demo)"
+say "3/5 the full cache against four ways to keep a fifth or half of it (results/demo)"
 "$python" eval_llama3.py --model_path $model --model_name demo --task $tasks \
     --data_dir ../data/demo --output_dir ../results/demo \
-    --method full,nacl,laprox,snapkv,streamingllm --keep_ratio 0.2
+    --method full,nacl,laprox,snapkv,streamingllm --keep_ratio 0.2,0.5
 
 say "4/5 scores"
 "$python" compute_scores.py --task $tasks --output_dir ../results/demo

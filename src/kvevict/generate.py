@@ -151,9 +151,10 @@ def prefill_hidden(
             raise FloatingPointError(f"{names}: the attention of layer {layer} is not finite")
         mixed = out.swapaxes(1, 2).reshape(1, n, -1)
         del q, out, lse
+        scored: dict[object, Tensor] = {}
         for eviction in evictions:
-            eviction.add_layer(_view(model, eviction, layer, k, v, columns))
-        del k, v, columns
+            eviction.add_layer(_view(model, eviction, layer, k, v, columns), scored)
+        del k, v, columns, scored
         hidden = _by_chunks(model, layer, hidden, mixed)
     return [Session(model, e, DecodeEviction.of(e)) for e in evictions], hidden
 

@@ -50,13 +50,22 @@ class Eviction:
         counters = (self.policy.seed, self.example, layer)
         return [noise.key(*counters, head, step) for head in range(self.kv_heads)]
 
-    def add_layer(self, view: LayerView) -> None:
-        """Store the next layer's share of ``view.keys`` and ``view.values``."""
+    def add_layer(self, view: LayerView, scored: dict[object, Tensor] | None = None) -> None:
+        """Store the next layer's share of ``view.keys`` and ``view.values``.
+
+        Args:
+            scored: the layer's scores so far, shared by the policies that run on one prefill: those
+                with the same scorer and seed score once.
+        """
         layer = len(self.cache.layers)
         if not self.active:
             self._store(view, None)
             return
-        scores = self.score(view, layer)
+        scored = {} if scored is None else scored
+        key = (self.policy.scorer, self.policy.seed)
+        if key not in scored:
+            scored[key] = self.score(view, layer)
+        scores = scored[key]
         if self.model_wide:
             self._store(view, None)
             self._trim(scores)
