@@ -23,10 +23,12 @@ class Decoder(Protocol):
 
     Attributes:
         layers, kv_heads: how many there are.
+        max_positions: tokens of a sequence that the model has positions for.
     """
 
     layers: int
     kv_heads: int
+    max_positions: int
 
     def embed(self, ids: list[int]) -> Tensor:
         """Hidden states ``[1, tokens, hidden]``."""
@@ -71,6 +73,7 @@ class Session:
     def extend_hidden(self, hidden: Tensor) -> Tensor:
         """As :meth:`extend`, from embeddings to the last layer's output."""
         start, tokens = self.cache.seen, hidden.shape[1]
+        _check_positions(self.model, start + tokens)
         for index, layer in enumerate(self.cache.layers):
             q, k, v = self.model.project(index, hidden, start)
             layer.append(k.squeeze(0), v.squeeze(0))
@@ -141,6 +144,7 @@ def prefill_hidden(
 ) -> tuple[list[Session], Tensor]:
     """As :func:`prefill`, from embeddings to the last layer's output."""
     n = hidden.shape[1]
+    _check_positions(model, n)
     evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
     for layer in range(model.layers):
@@ -157,6 +161,14 @@ def prefill_hidden(
         del k, v, columns, scored
         hidden = _by_chunks(model, layer, hidden, mixed)
     return [Session(model, e, DecodeEviction.of(e)) for e in evictions], hidden
+
+
+def _check_positions(model: Decoder, tokens: int) -> None:
+    if tokens > model.max_positions:
+        raise InputError(
+            f"the sequence reaches {tokens} tokens, beyond the model's "
+            f"{model.max_positions} positions"
+        )
 
 
 def _view(

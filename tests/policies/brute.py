@@ -26,6 +26,7 @@ class Prompt:
     def __init__(self, seed, n, layers=2, kv_heads=2, group=2, d=8, hidden=12, more=0) -> None:
         rng = np.random.default_rng(seed)
         self.n, self.layers, self.kv_heads, self.group = n, layers, kv_heads, group
+        self.max_positions = 1 << 20
 
         def normal(*shape: int) -> np.ndarray:
             return rng.normal(size=(layers, *shape)).astype(np.float32)

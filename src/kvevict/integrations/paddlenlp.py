@@ -55,11 +55,6 @@ class PaddleNLPDecoder:
     def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines ``[tokens, head_dim]``, looked up once for all layers."""
         if self._rotated[0] != (start, tokens):
-            if start + tokens > self.max_positions:
-                raise InputError(
-                    f"the sequence reaches {start + tokens} tokens, beyond the model's "
-                    f"{self.max_positions} positions"
-                )
             rotary = self.model.llama.layers[0].self_attn.rotary_emb
             tables = rotary(like, seq_len=start + tokens)
             cos, sin = (t[:, start:].reshape([tokens, self.head_dim]) for t in tables)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from ..errors import InputError
 from ..tensors import Tensor
 
 
@@ -62,11 +61,6 @@ class TransformersDecoder:
     def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines ``[1, tokens, head_dim]``, computed once for all layers."""
         if self._rotated[0] != (start, tokens):
-            if start + tokens > self.max_positions:
-                raise InputError(
-                    f"the sequence reaches {start + tokens} tokens, beyond the model's "
-                    f"{self.max_positions} positions"
-                )
             positions = torch.arange(start, start + tokens, device=like.device).unsqueeze(0)
             self._rotated = ((start, tokens), self.model.model.rotary_emb(like, positions))
         return self._rotated[1]
