@@ -87,7 +87,7 @@ class Batches(Dataset):
         length = round(math.exp(rng.uniform(*map(math.log, bounds))))
         names = rng.choices(
             list(MIXTURE),
-            [share for share, _, _ in MIXTURE.values()],
+            [args.shares.get(name, share) for name, (share, _, _) in MIXTURE.items()],
             k=max(1, args.tokens_per_step // length),
         )
         rows = [self.example(tokenizer, rng, name, length) for name in names]
@@ -219,6 +219,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--base", type=Path, required=True, help="Hugging Face directory")
     parser.add_argument("--out", type=Path, required=True, help="where the adapter is written")
     parser.add_argument("--init", type=Path, help="adapter to go on from")
+    parser.add_argument("--shares", default="", help="other shares of tasks: math_find=5,needle=1")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens-per-step", type=int, default=65536)
     parser.add_argument("--max-length", type=int, default=32768, help="longest prompt, in tokens")
@@ -234,7 +235,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     check_directories(args.base, args.init)
+    args.shares = parse_shares(args.shares)
     return args
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    try:
+        pairs = [part.split("=") for part in text.split(",") if part]
+        shares = {name: float(share) for name, share in pairs}
+    except ValueError:
+        raise InputError(f"--shares: {text!r} is not a list like math_find=5,needle=1") from None
+    for name, share in shares.items():
+        if name not in MIXTURE or share < 0:
+            raise InputError(f"--shares: {name}={share:g} is no task's share of at least 0")
+    return shares
 
 
 if __name__ == "__main__":
