@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/bench_sweep.py [--length 2700]
 
-Twelve settings (four methods, three ratios) on one prompt. The separate runs share one loaded
-model too, so that only prefill and decoding are compared. kvpress does the same sweep where
-``.venv-torch`` has it.
+Twelve settings (four methods, three ratios) on one prompt: from one prefill, decoded one by one
+or as one batch, and from twelve. All share one loaded model, so that only prefill and decoding
+are compared. kvpress does a sweep of its own where ``.venv-torch`` has it.
 """
 
 from __future__ import annotations
@@ -34,44 +34,54 @@ def main() -> None:
     if args.kvpress:
         print(f"{_kvpress(ids, args.new_tokens):.2f}")
         return
-    together, separate, same = _ours(ids, args.new_tokens)
+    seconds, answers = _ours(ids, args.new_tokens)
     print(f"{args.length} tokens, 12 settings, {args.new_tokens} new tokens each")
-    print(f"| one prefill | {together:.2f} s |")
-    print(f"| twelve prefills | {separate:.2f} s, {separate / together:.1f} times |")
-    print(f"| same tokens | {'yes' if same else 'NO'} |")
+    print("| | s | times as long | same tokens |")
+    print("|---|---:|---:|---|")
+    for name, spent in seconds.items():
+        same = "yes" if answers[name] == answers["twelve prefills"] else "NO"
+        print(f"| {name} | {spent:.2f} | {spent / seconds['one by one']:.2f} | {same} |")
     python = ROOT / ".venv-torch/bin/python"
     if python.exists():
         command = [python, __file__, "--kvpress", "--length", str(args.length)]
         command += ["--new_tokens", str(args.new_tokens)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
-            seconds = float(done.stdout)
-            print(f"| kvpress, twelve settings | {seconds:.2f} s, {seconds / together:.1f} times |")
+            spent = float(done.stdout)
+            times = spent / seconds["one by one"]
+            print(f"| kvpress, twelve settings of its own | {spent:.2f} | {times:.2f} | |")
         else:
-            print(f"| kvpress | not measured: {done.stderr.strip().splitlines()[-1]} |")
+            print(f"| kvpress | not measured: {done.stderr.strip().splitlines()[-1]} | | |")
 
 
-def _ours(ids: list[int], new_tokens: int) -> tuple[float, float, bool]:
+def _ours(ids: list[int], new_tokens: int) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
     from kvevict import build, runtime
 
     runtime.configure()
-    from kvevict.generate import decode, prefill
+    from kvevict.generate import decode, decode_together, prefill
     from kvevict.integrations.paddlenlp import PaddleNLPDecoder
     from kvevict.models import load
 
     decoder = PaddleNLPDecoder(load(MODEL).model)
     policies = [
         build(method, keep_ratio=ratio, min_eviction_seqlen=256)
-        for method in ("nacl", "laprox", "h2o", "snapkv")
+        for method in ("nacl", "laprox", "snapkv", "adakv")
         for ratio in RATIOS
     ]
     prefill(decoder, ids[:256], policies[:1])  # warm up
-    start = time.perf_counter()
-    together = [decode(s, new_tokens) for s in prefill(decoder, ids, policies)]
-    between = time.perf_counter()
-    separate = [decode(prefill(decoder, ids, [p])[0], new_tokens) for p in policies]
-    end = time.perf_counter()
-    return between - start, end - between, together == separate
+    ways = {
+        "one by one": lambda: [decode(s, new_tokens) for s in prefill(decoder, ids, policies)],
+        "as one batch": lambda: decode_together(prefill(decoder, ids, policies), new_tokens),
+        "twelve prefills": lambda: [
+            decode(prefill(decoder, ids, [p])[0], new_tokens) for p in policies
+        ],
+    }
+    seconds, answers = {}, {}
+    for name, way in ways.items():
+        start = time.perf_counter()
+        answers[name] = way()
+        seconds[name] = time.perf_counter() - start
+    return seconds, answers
 
 
 def _kvpress(ids: list[int], new_tokens: int) -> float:

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from kvevict import METHODS, InputError, build, generate
-from kvevict.generate import decode, prefill
+from kvevict.generate import decode, decode_together, prefill
 from kvevict.integrations.paddlenlp import PaddleNLPDecoder
 
 
@@ -175,3 +175,29 @@ def test_beyond_the_models_positions(tiny_model, monkeypatch: pytest.MonkeyPatch
     session.extend([1])
     with pytest.raises(InputError, match="reaches 61 tokens"):
         session.extend([1])
+
+
+def test_decoding_together_gives_what_each_gives_alone(decoder) -> None:
+    ids, question = tokens(10, 140), tokens(11, 5)
+    policies = [policy(method) for method in METHODS] + [policy("nacl", keep_ratio=0.6)]
+    assert any(one.decode_slack is not None for one in policies)
+    alone, together = prefill(decoder, ids, policies), prefill(decoder, ids, policies)
+    for session in [*alone, *together]:
+        session.extend(question)
+    expected = [decode(session, 9) for session in alone]
+    stop = expected[0][4]
+    answers = decode_together(together, 9)
+    assert answers == expected
+    assert len({tuple(answer) for answer in answers}) > 5  # the methods do differ
+    again = prefill(decoder, ids + question, policies[:4])
+    assert decode_together(again, 0) == [[]] * 4
+    ends = [decode(one, 9, {stop}) for one in prefill(decoder, ids + question, policies)]
+    assert decode_together(prefill(decoder, ids + question, policies), 9, {stop}) == ends
+    assert len({len(answer) for answer in ends}) > 1
+
+
+def test_sessions_of_different_lengths_cannot_decode_together(decoder) -> None:
+    one, other = prefill(decoder, tokens(1, 20), [full(), full()])
+    other.extend([5])
+    with pytest.raises(ValueError, match="stacked"):
+        decode_together([one, other], 3)

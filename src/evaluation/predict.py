@@ -9,7 +9,7 @@ from typing import Any
 
 import tasks
 from kvevict.errors import InputError
-from kvevict.generate import Decoder, Session, decode, prefill
+from kvevict.generate import Decoder, Session, decode_together, prefill
 from kvevict.models.tokenizer import Tokenizer
 from kvevict.policies import Policy
 from kvevict.tensors import Tensor
@@ -76,11 +76,14 @@ class Predictor:
     """Answers examples with one model.
 
     Examples that share a context, one after another, share its compressed cache too where the
-    context is compressed before the question is known.
+    context is compressed before the question is known. ``together`` decodes all policies of an
+    example as one batch.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Prompts, eos: set[int]) -> None:
-        self.decoder, self.prompts, self.eos = decoder, prompts, eos
+    def __init__(
+        self, decoder: Decoder, prompts: Prompts, eos: set[int], together: bool = False
+    ) -> None:
+        self.decoder, self.prompts, self.eos, self.together = decoder, prompts, eos, together
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(
@@ -100,31 +103,47 @@ class Predictor:
             sessions = prefill(self.decoder, ids, policies, example.id)
         _wait(sessions[0].logits, f"{task.name}, example {example.id}")
         shared = time.perf_counter() - began
-        full = self._full_bytes(sessions[0], len(ids))
+        common = {
+            "id": example.id,
+            "prompt_tokens": len(ids) + len(question),
+            "policies": len(policies),
+            "full_cache_bytes": self._full_bytes(sessions[0], len(ids)),
+            "prefill_seconds": shared,
+        }
         results = []
-        while sessions:  # each is freed before the next grows
-            session = sessions.pop(0)
-            stats: dict[str, Any] = {
-                "id": example.id,
-                "prompt_tokens": len(ids) + len(question),
-                "policies": len(policies),
+        while sessions:  # one by one, each is freed before the next grows
+            count = len(sessions) if self.together else 1
+            batch, sessions = sessions[:count], sessions[count:]
+            results += self._answer(task, batch, question, common)
+        return results
+
+    def _answer(
+        self, task: tasks.Task, sessions: list[Session], question: list[int], common: dict[str, Any]
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Decode ``sessions`` as one batch; the answer and its statistics for each."""
+        rows = []
+        for session in sessions:
+            row = {
+                **common,
                 "cache_bytes": session.cache.nbytes,
                 "cache_entries": session.cache.entries,
-                "full_cache_bytes": full,
+                "decoded_together": len(sessions),
             }
             began = time.perf_counter()
             if question:
-                _wait(session.extend(question), f"{task.name}, example {example.id}")
-            answered, seen = time.perf_counter(), session.cache.seen
-            answer = decode(session, task.max_new_tokens, self.eos)
-            stats.update(
+                _wait(session.extend(question), f"{task.name}, example {common['id']}")
+            spent = common["prefill_seconds"] + time.perf_counter() - began
+            rows.append({**row, "prefill_seconds": round(spent, 4)})
+        began = time.perf_counter()
+        answers = decode_together(sessions, task.max_new_tokens, self.eos)
+        share = (time.perf_counter() - began) / len(sessions)
+        for row, answer in zip(rows, answers):
+            row.update(
                 new_tokens=len(answer),
-                prefill_seconds=round(shared + answered - began, 4),
-                decode_steps=session.cache.seen - seen,
-                decode_seconds=round(time.perf_counter() - answered, 4),
+                decode_steps=min(len(answer), task.max_new_tokens - 1),
+                decode_seconds=round(share, 4),
             )
-            results.append((self.prompts.tokenizer.decode(answer), stats))
-        return results
+        return [(self.prompts.tokenizer.decode(answer), row) for row, answer in zip(rows, answers)]
 
     def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
         """Sessions that have read a context and nothing else."""

@@ -140,6 +140,28 @@ class LayerCache:
             raise ValueError("only a cache without decoded tokens can be forked")
         return LayerCache(self.keys, self.values, list(self.lengths))
 
+    @classmethod
+    def stack(cls, layers: list[LayerCache]) -> LayerCache:
+        """Several caches as one whose heads are theirs, one cache after another.
+
+        Raises:
+            ValueError: their tails differ in length.
+        """
+        ns, tail = namespace(layers[0].keys), layers[0].tail
+        if any(layer.tail != tail for layer in layers):
+            raise ValueError("only caches with equally many decoded tokens can be stacked")
+        stacked = cls(
+            ns.cat([layer.keys for layer in layers], dim=0),
+            ns.cat([layer.values for layer in layers], dim=0),
+            [length for layer in layers for length in layer.lengths],
+        )
+        if tail:
+            stacked.append(
+                ns.cat([layer.tail_keys[:, :tail] for layer in layers], dim=0),
+                ns.cat([layer.tail_values[:, :tail] for layer in layers], dim=0),
+            )
+        return stacked
+
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values held, the whole of the preallocated tail included."""
@@ -177,6 +199,14 @@ class KVCache:
     def fork(self) -> KVCache:
         """A second cache over the same prefixes, whose tokens do not reach this one."""
         return KVCache([layer.fork() for layer in self.layers], self.seen)
+
+    @classmethod
+    def stack(cls, caches: list[KVCache]) -> KVCache:
+        """Caches of sequences of one length as one; they give up their layers one by one."""
+        stacked = cls(seen=caches[0].seen)
+        while caches[0].layers:
+            stacked.layers.append(LayerCache.stack([cache.layers.pop(0) for cache in caches]))
+        return stacked
 
 
 def _nbytes(t: Tensor) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from typing import Protocol
 
 from .attention import ColumnStatistic, attend
 from .attention.cached import attend_cached
+from .cache import KVCache
 from .errors import InputError
 from .policies.base import LayerView, Policy
 from .policies.decoding import DecodeEviction
@@ -31,16 +33,23 @@ class Decoder(Protocol):
     max_positions: int
 
     def embed(self, ids: list[int]) -> Tensor:
-        """Hidden states ``[1, tokens, hidden]``."""
+        """Hidden states ``[1, tokens, hidden]``.
+
+        On PyTorch, ids ``[batch, tokens]`` and ``start`` below may lie on the device, where a CUDA
+        graph finds them.
+        """
 
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of tokens at positions ``start …``, RoPE applied: ``[1, heads, tokens, d]``."""
+        """q, k, v of tokens at positions ``start …``, RoPE applied: ``[batch, heads, tokens, d]``.
+
+        The batch is one prompt, or the newest tokens of several sequences at one position.
+        """
 
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of the layer, given attention's output ``[1, tokens, heads · d]``."""
+        """The rest of the layer, given attention's output ``[batch, tokens, heads · d]``."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits of the last token, ``[vocabulary]``."""
+        """Float32 logits of the last token: ``[vocabulary]``, or ``[batch, vocabulary]``."""
 
     def output_projection(self, layer: int) -> Tensor:
         """W_O by query head: ``[kv_heads, group, head_dim, hidden]``."""
@@ -71,16 +80,20 @@ class Session:
         return self.logits
 
     def extend_hidden(self, hidden: Tensor) -> Tensor:
-        """As :meth:`extend`, from embeddings to the last layer's output."""
+        """As :meth:`extend`, from embeddings to the last layer's output.
+
+        Several sequences at one position, whose caches are stacked, go through as a batch.
+        """
         start, tokens = self.cache.seen, hidden.shape[1]
         _check_positions(self.model, start + tokens)
         for index, layer in enumerate(self.cache.layers):
             q, k, v = self.model.project(index, hidden, start)
-            layer.append(k.squeeze(0), v.squeeze(0))
-            mixed, weights = attend_cached(q.squeeze(0), layer, observe=self._observes)
+            layer.append(*(x.reshape(-1, tokens, x.shape[-1]) for x in (k, v)))
+            heads = q.reshape(-1, tokens, q.shape[-1])
+            mixed, weights = attend_cached(heads, layer, observe=self._observes)
             if self._decoding:
                 self._decoding.after(index, layer, weights, self.model)
-            mixed = mixed.swapaxes(0, 1).reshape(1, tokens, -1)
+            mixed = mixed.reshape(*q.shape).swapaxes(1, 2).reshape(len(q), tokens, -1)
             hidden = self.model.complete(index, hidden, mixed)
         self.cache.seen += tokens
         return hidden
@@ -216,6 +229,7 @@ def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -
         The new tokens.
     """
     session.reserve(max_new_tokens)
+    extend = _one_by_one(session, max_new_tokens)
     ids: list[int] = []
     while len(ids) < max_new_tokens:
         token = int(session.logits.argmax(dim=-1))
@@ -223,5 +237,58 @@ def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -
             break
         ids.append(token)
         if len(ids) < max_new_tokens:
-            session.extend([token])
+            extend([token])
     return ids
+
+
+def _one_by_one(session: Session, tokens: int) -> Callable[[list[int]], Tensor]:
+    """What takes in the next tokens: a CUDA graph where that is possible and worth its making."""
+    if namespace(session.logits).__name__ == "torch":
+        from . import graph
+
+        if graph.applies(session, tokens):
+            return graph.GraphStep(session).extend
+    return session.extend
+
+
+def decode_together(
+    sessions: list[Session], max_new_tokens: int, eos: set[int] = frozenset()
+) -> list[list[int]]:
+    """Greedy decoding of several sessions of one prompt as one batch.
+
+    The weights are read once a step for all of them. Sessions that evict while they decode go one
+    by one. A batch rounds otherwise than a single sequence does: where two tokens are nearly tied,
+    :func:`decode` may choose the other.
+
+    Args:
+        sessions: of one length; they are used up, their entries move to the batch.
+        max_new_tokens, eos: as for :func:`decode`.
+
+    Returns:
+        The new tokens of each session.
+    """
+    alone = {i for i, session in enumerate(sessions) if session._decoding is not None}
+    # Neighbours that hold equally much share one product where there is no ragged kernel.
+    rows = sorted(set(range(len(sessions))) - alone, key=lambda i: sessions[i].cache.entries)
+    if len(rows) < 2:
+        return [decode(session, max_new_tokens, eos) for session in sessions]
+    batch = copy(sessions[rows[0]])
+    batch.logits = namespace(batch.logits).stack([sessions[i].logits for i in rows])
+    batch.cache = KVCache.stack([sessions[i].cache for i in rows])
+    batch.reserve(max_new_tokens)
+    answers: list[list[int]] = [[] for _ in sessions]
+    unfinished = set(rows)
+    for step in range(max_new_tokens):
+        tokens = batch.logits.argmax(dim=-1).tolist()
+        for i, token in zip(rows, tokens):
+            if token in eos:
+                unfinished.discard(i)
+            elif i in unfinished:
+                answers[i].append(token)
+        if not unfinished or step + 1 == max_new_tokens:
+            break
+        hidden = batch.extend_hidden(batch.model.embed(tokens).swapaxes(0, 1))
+        batch.logits = batch.model.logits(hidden)
+    for i in alone:
+        answers[i] = decode(sessions[i], max_new_tokens, eos)
+    return answers

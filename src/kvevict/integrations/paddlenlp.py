@@ -42,7 +42,7 @@ class PaddleNLPDecoder:
         attention, tokens = block.self_attn, hidden.shape[1]
         x = _rms_norm(block.input_layernorm, hidden)
         q, k, v = (
-            projection(x).reshape([1, tokens, -1, self.head_dim])
+            projection(x).reshape([len(hidden), tokens, -1, self.head_dim])
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         cos, sin = self._rotation(start, tokens, q)
@@ -76,7 +76,8 @@ class PaddleNLPDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """See :class:`~kvevict.generate.Decoder`."""
         last = _rms_norm(self.model.llama.norm, hidden[:, -1:])
-        return self.model.lm_head(last).reshape([-1]).astype("float32")
+        logits = self.model.lm_head(last).squeeze(1).astype("float32")
+        return logits if len(logits) > 1 else logits.squeeze(0)
 
     @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
