@@ -1,10 +1,11 @@
 """Llama-3.1-8B's shape end to end on one GPU under PyTorch, with random weights.
 
-    python scripts/bench_gpu.py --lengths 32768,131072 --out docs/data/end_to_end.json
+    python scripts/bench_gpu.py --lengths 32768,131072 --peers --out end_to_end.json
 
-Prefill, peak memory, cache and decoding of this library's methods, of transformers' own cache, and
-of kvpress where it is installed, in one run. Random weights do not change what is measured: the
-work does not depend on them, but for how ragged the heads become.
+Prefill, what eviction takes of it, peak memory, cache and decoding, for this library's methods and
+with --peers for transformers' own cache and, where it is installed, kvpress. Each is run several
+times in turn; medians are printed, and every run is in the file. Random weights do not change what
+is measured: the work does not depend on them, but for how ragged the heads become.
 """
 
 from __future__ import annotations
@@ -14,27 +15,21 @@ import gc
 import json
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import median
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from kvevict import build
+from kvevict import build, kernels
 from kvevict.generate import prefill
 from kvevict.integrations.transformers import TransformersDecoder
+from kvevict.policies import Eviction
 
 GIB = 2**30
-OURS = (
-    ("full", {}),
-    ("nacl", {"keep_ratio": 0.2}),
-    ("snapkv", {"keep_ratio": 0.2}),
-    ("adakv", {"keep_ratio": 0.2}),
-    ("h2o", {"keep_ratio": 0.2, "decode_slack": None}),
-    ("laprox", {"keep_ratio": 0.2}),
-    ("laprox", {"keep_ratio": 0.05}),
-)
 PRESSES = (
     ("random", "RandomPress"),
     ("snapkv", "SnapKVPress"),
@@ -47,8 +42,12 @@ def main() -> None:
     """Measure and print one table for each length."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default="32768,131072")
+    parser.add_argument(
+        "--methods", default="full,nacl:0.2,laprox:0.05,snapkv:0.2,adakv:0.2,h2o:0.2"
+    )
+    parser.add_argument("--peers", action="store_true", help="measure others' libraries as well")
     parser.add_argument("--new_tokens", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit_s", type=float, default=480, help="start nothing after this")
     parser.add_argument("--layers", type=int, default=32, help="fewer for a trial")
     parser.add_argument("--out", type=Path)
@@ -58,26 +57,19 @@ def main() -> None:
     rows: list[dict] = []
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {args.layers} layers")
     for length in [int(n) for n in args.lengths.split(",")]:
-        print(f"\n| {length} tokens | prefill s | peak GiB | cache GiB | decode ms/token |")
-        print("|---|---|---|---|---|", flush=True)
         ids = torch.randint(1000, 100_000, (length,), generator=torch.Generator().manual_seed(0))
-        for label, run in runners(model):
-            if time.monotonic() - began > args.limit_s:
-                continue
-            best = None
-            for _ in range(args.repeats):
-                try:
-                    row = measured(run, ids.tolist(), args.new_tokens)
-                except torch.cuda.OutOfMemoryError:
-                    row = {"error": "out of memory"}
-                except Exception as error:  # a peer that breaks must not end the run
-                    row = {"error": f"{type(error).__name__}: {str(error)[:100]}"}
-                if best is None or row.get("prefill_s", 0) < best.get("prefill_s", 0):
-                    best = row
-            rows.append({"length": length, "label": label, **best})
-            print(table_row(rows[-1]), flush=True)
-            if args.out:
-                args.out.write_text(json.dumps(rows, indent=1))
+        runs = dict(runners(model, args.methods.split(","), args.peers))
+        measured: dict[str, list[dict]] = {label: [] for label in runs}
+        for run in runs.values():  # compiles kernels
+            attempt(run, ids[:4096].tolist(), 1)
+        for _ in range(args.repeats):
+            for label, run in runs.items():
+                if time.monotonic() - began < args.limit_s:
+                    measured[label].append(attempt(run, ids.tolist(), args.new_tokens))
+        rows += [{"length": length, "label": k, "runs": v} for k, v in measured.items() if v]
+        print_table(length, measured)
+        if args.out:
+            args.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def random_llama(layers: int) -> LlamaForCausalLM:
@@ -90,7 +82,7 @@ def random_llama(layers: int) -> LlamaForCausalLM:
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=128,
-        max_position_embeddings=1 << 21,
+        max_position_embeddings=1 << 23,
         rope_theta=500000.0,
         attn_implementation="sdpa",
     )
@@ -103,25 +95,28 @@ def random_llama(layers: int) -> LlamaForCausalLM:
     return model.eval()
 
 
-def runners(model: LlamaForCausalLM):
-    """``(label, function)`` pairs; a function takes ids and gives its cache's bytes and a step."""
+def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
+    """``(label, function)`` pairs.
+
+    A function takes ids and gives its cache's bytes, the milliseconds of its parts and a step.
+    """
     decoder = TransformersDecoder(model)
 
     def ours(method: str, settings: dict):
+        policy = build(method, **settings)
+
         def run(ids: list[int]):
-            (session,) = prefill(decoder, ids, [build(method, **settings)])
+            with timed(Eviction, "add_layer") as evict, timed(kernels, "column_statistic") as score:
+                (session,) = prefill(decoder, ids, [policy])
+            parts = {"evict_ms": evict(), "statistics_ms": score()}
             held = session.cache.nbytes
-            session.cache.reserve(64)
-            return held, lambda: session.extend([int(session.logits.argmax())])
+            session.reserve(64)
+            return held, parts, lambda: session.extend([int(session.logits.argmax())])
 
         return run
 
     def theirs(press=None):
         def run(ids: list[int]):
-            from contextlib import nullcontext
-
-            from transformers import DynamicCache
-
             cache, inputs = DynamicCache(), torch.tensor([ids], device="cuda")
             with torch.no_grad(), press(model) if press else nullcontext():
                 out = model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -135,13 +130,19 @@ def runners(model: LlamaForCausalLM):
                 state["position"] += 1
 
             held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-            return held, step
+            return held, {}, step
 
         return run
 
+    for name in methods:
+        method, _, ratio = name.partition(":")
+        settings = {"keep_ratio": float(ratio)} if ratio else {}
+        if method == "h2o":
+            settings["decode_slack"] = None  # decoding without observing is what is compared
+        yield f"ours, {method} {ratio or 1}", ours(method, settings)
+    if not peers:
+        return
     yield "transformers, full", theirs()
-    for method, settings in OURS:
-        yield f"ours, {method} {settings.get('keep_ratio', 1):g}", ours(method, settings)
     try:
         import kvpress
     except ImportError:
@@ -152,40 +153,84 @@ def runners(model: LlamaForCausalLM):
         yield f"kvpress, {label} 0.2", theirs(press)
 
 
-def measured(run, ids: list[int], new_tokens: int) -> dict:
-    """One prompt: seconds, peak and cache bytes, milliseconds a token."""
+@contextmanager
+def timed(owner: object, name: str):
+    """Device time between the ends of every call of a function: yields what sums it up, in ms."""
+    function, marks = getattr(owner, name), []
+
+    def marked(*args, **kwargs):
+        pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        pair[0].record()
+        result = function(*args, **kwargs)
+        pair[1].record()
+        marks.append(pair)
+        return result
+
+    def total() -> float:
+        torch.cuda.synchronize()
+        return sum(first.elapsed_time(last) for first, last in marks)
+
+    setattr(owner, name, marked)
+    try:
+        yield total
+    finally:
+        setattr(owner, name, function)
+
+
+def attempt(run, ids: list[int], new_tokens: int) -> dict:
+    """One prompt: seconds, peak and cache bytes, milliseconds a token; or what went wrong."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
-    start = time.perf_counter()
-    held, step = run(ids)
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated()
-    for _ in range(3):
-        step()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(new_tokens):
-        step()
-    torch.cuda.synchronize()
+    try:
+        start = time.perf_counter()
+        held, parts, step = run(ids)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        peak = torch.cuda.max_memory_allocated()
+        for _ in range(3):
+            step()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(new_tokens):
+            step()
+        torch.cuda.synchronize()
+    except torch.cuda.OutOfMemoryError:
+        return {"error": "out of memory"}
+    except Exception as error:  # a peer that breaks must not end the run
+        return {"error": f"{type(error).__name__}: {str(error)[:100]}"}
+    decode_ms = (time.perf_counter() - start) / new_tokens * 1e3
     return {
         "prefill_s": round(seconds, 4),
+        **{name: round(ms, 3) for name, ms in parts.items()},
         "peak_bytes": peak,
         "cache_bytes": held,
-        "decode_ms": round((time.perf_counter() - start) / new_tokens * 1e3, 3),
+        "decode_ms": round(decode_ms, 3),
     }
 
 
-def table_row(row: dict) -> str:
-    """One line of the Markdown table."""
-    if "error" in row:
-        return f"| {row['label']} | {row['error']} | | | |"
-    return (
-        f"| {row['label']} | {row['prefill_s']:.2f} | {row['peak_bytes'] / GIB:.1f} "
-        f"| {row['cache_bytes'] / GIB:.3f} | {row['decode_ms']:.1f} |"
+def print_table(length: int, measured: dict[str, list[dict]]) -> None:
+    """A Markdown table of medians; of prefill also the fastest and slowest."""
+    print(
+        f"\n| {length} tokens | prefill s | statistics + eviction ms | peak GiB | cache GiB |",
+        end="",
     )
+    print(" decode ms/token |\n|---|---|---|---|---|---|")
+    for label, runs in measured.items():
+        good = [run for run in runs if "error" not in run]
+        if not good:
+            print(f"| {label} | {runs[0]['error'] if runs else 'not run'} | | | | |")
+            continue
+        middle = {key: median(run[key] for run in good) for key in good[0]}
+        prefill_s = [run["prefill_s"] for run in good]
+        parts = f"{middle.get('statistics_ms', 0):.1f} + {middle.get('evict_ms', 0):.1f}"
+        print(
+            f"| {label} | {middle['prefill_s']:.2f} ({min(prefill_s):.2f}–{max(prefill_s):.2f}) "
+            f"| {parts} | {middle['peak_bytes'] / GIB:.1f} | {middle['cache_bytes'] / GIB:.3f} "
+            f"| {middle['decode_ms']:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -14,55 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import triton
+from gpu_timing import behind, ceilings, milliseconds, on_host
 from torch.nn.functional import scaled_dot_product_attention
-from triton.testing import do_bench
 
-from kvevict import kernels
+from kvevict import NACL, LaProx, SnapKV, kernels
+from kvevict.policies import Eviction
+from kvevict.policies.base import LayerView
 
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 GROUP = QUERY_HEADS // KV_HEADS
-KEEP = {"top_k": 0.12, "draw": 0.07, "protect": 0.01}  # NACL's defaults: 20% of the prompt
-SINKS = 256
 RAGGED = (0.5, 1.5, 1.0, 0.19, 1.81, 1.0, 0.76, 1.24)  # lengths of the heads over their mean
-
-
-def milliseconds(run, *args, **kwargs) -> float:
-    """Median device time of a call, replayed from a CUDA graph with a cold L2 cache."""
-    run(*args, **kwargs)  # compiles
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        held = run(*args, **kwargs)  # noqa: F841 (the graph writes to it)
-    return do_bench(graph.replay, warmup=25, rep=100, return_mode="median")
-
-
-def on_host(run, *args) -> float:
-    """Median milliseconds of a call that the host takes part in."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run(*args)
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
-def ceilings() -> dict[str, float]:
-    """Bytes a second of a kernel that reads and writes, operations a second of a matrix product."""
-    source = torch.randn(1 << 31, device="cuda", dtype=torch.bfloat16)
-    target = torch.empty_like(source)
-    copy = milliseconds(torch.neg, source, out=target)  # a graph would copy by another engine
-    del source, target
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    product = milliseconds(torch.matmul, a, b)
-    return {"bytes_per_s": 2 * 2**32 / copy * 1e3, "flop_per_s": 2 * 8192**3 / product * 1e3}
 
 
 def model_heads(heads: int, tokens: int) -> torch.Tensor:
@@ -143,50 +110,39 @@ def attention(q, k, v) -> dict:
 
 
 def selection(k, v) -> list[dict]:
-    """NACL's choice for one layer, and the compaction of its keys and values."""
+    """What policies do to one layer once attention has reported: choose, and compact k and v."""
     tokens = k.shape[2]
-    protect = int(KEEP["protect"] * tokens)
-    sinks = min(SINKS, protect // 2)
-    parts = {
+    scores = torch.rand(KV_HEADS, tokens, device="cuda") ** 8
+    squares = torch.rand(KV_HEADS, GROUP, tokens, device="cuda") ** 8
+    w_o = torch.randn(KV_HEADS, GROUP, HEAD_DIM, 4096, device="cuda", dtype=torch.bfloat16)
+    view = LayerView((scores,), k[0].contiguous(), v[0].contiguous(), w_o, [*range(KV_HEADS)])
+    parts = NACL().selector
+    sinks, recent = parts.protected(tokens, tokens // 5)
+    shares = {
         "sinks": sinks,
-        "recent": protect - sinks,
-        "top_k": int(KEEP["top_k"] * tokens),
-        "draw": int(KEEP["draw"] * tokens),
+        "recent": recent,
+        "top_k": int(parts.proxy * tokens),
+        "draw": int(parts.random * tokens),
     }
-    kept = sum(parts.values())
-    scores = torch.rand(1, KV_HEADS, tokens, device="cuda") ** 8
-    keys = torch.randint(0, 2**32, (KV_HEADS,), device="cuda")
+    row = {"flop": 0, "bytes": (8 * HEAD_DIM + 12) * KV_HEADS * (tokens // 5)}
+    row["bytes"] += 4 * KV_HEADS * tokens
 
-    def evict():
-        chosen = kernels.select(scores, **parts, keys=keys)
-        return kernels.gather(k, chosen), kernels.gather(v, chosen)
+    def evict(policy, own=view):
+        return lambda: Eviction(policy, tokens, 1, KV_HEADS).add_layer(own)
 
-    keep = torch.rand(1, KV_HEADS, tokens, device="cuda") < torch.tensor(
-        [[[0.2 * share] for share in RAGGED]], device="cuda"
-    )
-    counts = keep.sum(-1).flatten()
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-    total, longest = int(counts.sum()), int(counts.max())
-
-    def compact():
-        at = kernels.ragged_positions(keep, starts, total)
-        return [kernels.gather_ragged(x, at, starts, longest) for x in (k, v)]
-
-    moved = 8 * HEAD_DIM * KV_HEADS * kept  # keys and values, read and written
     return [
         {
             "kernel": "NACL selection and compaction",
-            "ms": milliseconds(evict),
-            "flop": 0,
-            "bytes": moved + 4 * KV_HEADS * (tokens + 3 * kept),
-            "peers": {"release, on the host": on_host(host_selection, scores, k, v, parts)},
-            "select_ms": milliseconds(kernels.select, scores, **parts, keys=keys),
+            "ms": behind(evict(NACL())),
+            **row,
+            "peers": {"release, on the host": on_host(host_selection, scores[None], k, v, shares)},
         },
+        {"kernel": "SnapKV scores, selection and compaction", "ms": behind(evict(SnapKV())), **row},
         {
-            "kernel": "compaction of ragged heads, from a mask",
-            "ms": milliseconds(compact),
-            "flop": 0,
-            "bytes": 8 * HEAD_DIM * total + KV_HEADS * tokens + 12 * total,
+            "kernel": "LaProx scores",
+            "ms": behind(lambda: LaProx().scorer(replace(view, columns=(squares,)))),
+            "flop": 2 * QUERY_HEADS * tokens * HEAD_DIM**2,
+            "bytes": 2 * HEAD_DIM * KV_HEADS * tokens + 4 * (QUERY_HEADS + KV_HEADS) * tokens,
         },
     ]
 

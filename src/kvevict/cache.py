@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
-from .tensors import Tensor, namespace
+from .tensors import Tensor, has_kernels, namespace
 
 TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
 
@@ -40,46 +40,39 @@ class LayerCache:
     _starts: tuple[tuple[int, ...], Tensor] | None = None
 
     @classmethod
-    def compact(cls, k: Tensor, v: Tensor, mask: Tensor | None, record: bool = False) -> LayerCache:
+    def compact(
+        cls,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        lengths: list[int] | None = None,
+        record: bool = False,
+    ) -> LayerCache:
         """Keep the entries of ``[kv_heads, N, head_dim]`` where bool ``mask [kv_heads, N]`` is set.
 
-        Order is preserved. ``mask=None`` keeps everything, without a copy. ``record`` fills in
-        ``positions``.
+        Order is preserved. ``mask=None`` keeps everything, without a copy where it lies that way.
+        ``record`` fills in ``positions``.
+
+        Args:
+            lengths: how many are set for each head; None to count them and wait for the device.
         """
-        layer = cls._compact(k, v, mask)
+        heads, n, head_dim = k.shape
+        layer = cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
         if record:
-            ns = namespace(k)
-            every = ns.arange(k.shape[1], device=k.device).expand(*k.shape[:2])
-            layer.positions = every[mask] if mask is not None else every.reshape(-1)
+            every = namespace(k).arange(n, device=k.device)
+            layer.positions = every.expand(heads, n).reshape(-1)
+        if mask is not None:
+            lengths = mask.sum(dim=-1).tolist() if lengths is None else lengths
+            if lengths != layer.lengths:
+                layer.keep(where(mask.reshape(-1), sum(lengths)), lengths)
         return layer
 
-    @classmethod
-    def _compact(cls, k: Tensor, v: Tensor, mask: Tensor | None) -> LayerCache:
-        heads, n, head_dim = k.shape
-        if mask is None:
-            return cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
-        lengths = mask.sum(dim=-1).tolist()
-        if all(length == n for length in lengths):
-            return cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), lengths)
-        index = mask.reshape(-1).nonzero().reshape(-1)
-        return cls(
-            k.reshape(-1, head_dim).index_select(0, index),
-            v.reshape(-1, head_dim).index_select(0, index),
-            lengths,
-        )
-
-    def drop(self, keep: Tensor) -> None:
-        """Keep only the prefix entries where bool ``keep [sum(lengths)]`` is set."""
-        ns = namespace(keep)
-        kept = ns.cat([keep.new_zeros((1,), dtype=ns.int64), keep.to(ns.int64).cumsum(dim=0)])
-        ends = ns.tensor([0, *accumulate(self.lengths)], device=keep.device)
-        bounds = kept.index_select(0, ends).tolist()
-        self.lengths = [after - before for before, after in zip(bounds, bounds[1:])]
-        index = keep.nonzero().reshape(-1)
-        self.keys = self.keys.index_select(0, index)
-        self.values = self.values.index_select(0, index)
+    def keep(self, rows: Tensor, lengths: list[int]) -> None:
+        """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads."""
+        self.keys, self.values = _take(self.keys, rows), _take(self.values, rows)
+        self.lengths = lengths
         if self.positions is not None:
-            self.positions = self.positions.index_select(0, index)
+            self.positions = self.positions.index_select(0, rows)
 
     def runs(self):
         """The prefix by runs of consecutive heads of equal length, without copies.
@@ -207,6 +200,23 @@ class KVCache:
         while caches[0].layers:
             stacked.layers.append(LayerCache.stack([cache.layers.pop(0) for cache in caches]))
         return stacked
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    if has_kernels(x):
+        from . import kernels
+
+        return kernels.take(x, rows)
+    return x.index_select(0, rows)
+
+
+def where(mask: Tensor, total: int) -> Tensor:
+    """The indices of the ``total`` entries of bool ``mask [n]`` that are set, ascending."""
+    if has_kernels(mask):
+        from . import kernels
+
+        return kernels.positions(mask, total)
+    return mask.nonzero().reshape(-1)
 
 
 def _nbytes(t: Tensor) -> int:

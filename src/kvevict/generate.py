@@ -79,6 +79,11 @@ class Session:
         self.logits = self.model.logits(hidden[:, -1:])
         return self.logits
 
+    def step(self, ids: list[int]) -> Tensor:
+        """Take in one token of each sequence, of this one or of a batch; the next logits."""
+        self.logits = self.model.logits(self.extend_hidden(self.model.embed(ids).swapaxes(0, 1)))
+        return self.logits
+
     def extend_hidden(self, hidden: Tensor) -> Tensor:
         """As :meth:`extend`, from embeddings to the last layer's output.
 
@@ -160,19 +165,25 @@ def prefill_hidden(
     _check_positions(model, n)
     evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
+    spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
     for layer in range(model.layers):
-        q, k, v = model.project(layer, hidden, 0)
+        q, k, v = _join([model.project(layer, hidden[:, span], span.start) for span in spans])
         out, lse, columns = attend(q, k, v, wanted)
-        if wanted and not bool(lse.isfinite().all()):  # a count of weights would not show it
-            names = ", ".join(e.policy.name for e in evictions if e.statistics)
-            raise FloatingPointError(f"{names}: the attention of layer {layer} is not finite")
-        mixed = out.swapaxes(1, 2).reshape(1, n, -1)
-        del q, out, lse
+        finite = lse.isfinite().all() if wanted else None
+        del q, lse
         scored: dict[object, Tensor] = {}
         for eviction in evictions:
+            if eviction.statistics:  # a count of weights would not show it
+                eviction.watch(f"the attention weights of layer {layer}", finite)
             eviction.add_layer(_view(model, eviction, layer, k, v, columns), scored)
         del k, v, columns, scored
-        hidden = _by_chunks(model, layer, hidden, mixed)
+        out = out.swapaxes(1, 2)
+        parts = [model.complete(layer, hidden[:, span], out[:, span].flatten(2)) for span in spans]
+        del out
+        hidden = parts[0] if len(parts) == 1 else namespace(hidden).cat(parts, dim=1)
+        del parts
+    for eviction in evictions:
+        eviction.check()
     return [Session(model, e, DecodeEviction.of(e)) for e in evictions], hidden
 
 
@@ -206,15 +217,14 @@ def _view(
     )
 
 
-def _by_chunks(model: Decoder, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-    n = hidden.shape[1]
-    if n <= CHUNK:
-        return model.complete(layer, hidden, mixed)
-    parts = [
-        model.complete(layer, hidden[:, i : i + CHUNK], mixed[:, i : i + CHUNK])
-        for i in range(0, n, CHUNK)
-    ]
-    return namespace(hidden).cat(parts, dim=1)
+def _join(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Chunks of q, k and v as one of each; a chunk is let go as soon as it has been copied."""
+    if len(parts) == 1:
+        return list(parts[0])
+    chunks = [list(own) for own in zip(*parts)]
+    parts.clear()
+    ns = namespace(chunks[0][0])
+    return [ns.cat(chunks.pop(0), dim=2) for _ in range(3)]
 
 
 def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -> list[int]:
@@ -229,7 +239,7 @@ def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -
         The new tokens.
     """
     session.reserve(max_new_tokens)
-    extend = _one_by_one(session, max_new_tokens)
+    step = _stepper(session, max_new_tokens)
     ids: list[int] = []
     while len(ids) < max_new_tokens:
         token = int(session.logits.argmax(dim=-1))
@@ -237,18 +247,18 @@ def decode(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -
             break
         ids.append(token)
         if len(ids) < max_new_tokens:
-            extend([token])
+            step([token])
     return ids
 
 
-def _one_by_one(session: Session, tokens: int) -> Callable[[list[int]], Tensor]:
+def _stepper(session: Session, tokens: int) -> Callable[[list[int]], Tensor]:
     """What takes in the next tokens: a CUDA graph where that is possible and worth its making."""
     if namespace(session.logits).__name__ == "torch":
         from . import graph
 
         if graph.applies(session, tokens):
-            return graph.GraphStep(session).extend
-    return session.extend
+            return graph.GraphStep(session)
+    return session.step
 
 
 def decode_together(
@@ -276,19 +286,19 @@ def decode_together(
     batch.logits = namespace(batch.logits).stack([sessions[i].logits for i in rows])
     batch.cache = KVCache.stack([sessions[i].cache for i in rows])
     batch.reserve(max_new_tokens)
+    step = _stepper(batch, max_new_tokens)
     answers: list[list[int]] = [[] for _ in sessions]
     unfinished = set(rows)
-    for step in range(max_new_tokens):
+    for produced in range(1, max_new_tokens + 1):
         tokens = batch.logits.argmax(dim=-1).tolist()
         for i, token in zip(rows, tokens):
             if token in eos:
                 unfinished.discard(i)
             elif i in unfinished:
                 answers[i].append(token)
-        if not unfinished or step + 1 == max_new_tokens:
+        if not unfinished or produced == max_new_tokens:
             break
-        hidden = batch.extend_hidden(batch.model.embed(tokens).swapaxes(0, 1))
-        batch.logits = batch.model.logits(hidden)
+        step(tokens)
     for i in alone:
         answers[i] = decode(sessions[i], max_new_tokens, eos)
     return answers

@@ -6,7 +6,7 @@ nothing is drawn in sequence.
 
 from __future__ import annotations
 
-from .tensors import Tensor, namespace
+from .tensors import Tensor, has_kernels, integers, namespace
 
 _MASK = 0xFFFFFFFF
 
@@ -36,12 +36,16 @@ def uniform(keys: list[int], length: int, like: Tensor) -> Tensor:
         float32 ``[len(keys), length]``; multiples of 2⁻²³ plus 2⁻²⁴, exact in float32.
     """
     ns = namespace(like)
+    seeds = integers(keys, ns.int64, like)
+    if has_kernels(like):
+        from . import kernels
+
+        return kernels.uniform(seeds, length)
 
     def constant(value: int) -> Tensor:
         return ns.full((1,), value, dtype=ns.int64, device=like.device)
 
-    seeds = ns.tensor(keys, dtype=ns.int64, device=like.device).unsqueeze(-1)
-    x = seeds ^ ns.arange(length, dtype=ns.int64, device=like.device)
+    x = seeds.unsqueeze(-1) ^ ns.arange(length, dtype=ns.int64, device=like.device)
     x = x ^ x // 2**16
     x = x * constant(0x7FEB352D) & constant(_MASK)
     x = x ^ x // 2**15

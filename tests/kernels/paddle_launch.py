@@ -14,7 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import paddle
 
-from kvevict import kernels  # imports Triton through Paddle's compatibility layer
+from kvevict import kernels, noise  # imports Triton through Paddle's compatibility layer
 
 from triton.runtime.interpreter import GridExecutor  # isort: skip
 
@@ -45,11 +45,21 @@ def main() -> None:
     sums = kernels.column_statistic(q, k, lse, "sum", True)
     close(sums, weights.sum(2).reshape(1, 2, 2, 150).sum(2), 1e-5)
 
-    chosen = kernels.select(sums, 3, 5, 40, 12, paddle.to_tensor([7, 2**32 - 1], dtype="int64"))
-    assert chosen.shape == [1, 2, 60] and bool((chosen[..., 1:] > chosen[..., :-1]).all())
-    kept = kernels.gather(k, chosen)
-    index = chosen.numpy()[..., None].astype(int)
-    assert np.array_equal(kept.numpy(), np.take_along_axis(k.numpy(), index, 2))
+    scores = sums.squeeze(0)
+    mask = kernels.top_k(scores, [60, 7])
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")
+    for row, best, count in zip(mask.numpy(), order, (60, 7)):
+        assert set(np.flatnonzero(row)) == set(best[:count])
+    rows = kernels.positions(mask.reshape([-1]), 67)
+    assert np.array_equal(rows.numpy(), np.flatnonzero(mask.numpy()))
+
+    keys = [7, 2**32 - 1]
+    expected = noise.uniform(keys, 3000, like=sums)
+    assert np.array_equal(kernels.uniform(paddle.to_tensor(keys), 3000).numpy(), expected.numpy())
+
+    w = paddle.randn([2, 2, 64, 90])
+    norms = kernels.quadratic_norms(v.squeeze(0), w @ w.transpose([0, 1, 3, 2]))
+    close(norms, np.linalg.norm(c[0][:, None] @ w.numpy().astype(np.float64), axis=-1), 1e-3)
 
     last = decode(q[:, :, -1:], k, v)
     close(last, (weights @ np.repeat(c, 2, 1))[:, :, -1:], 1e-3)
@@ -58,11 +68,8 @@ def main() -> None:
 
 def decode(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
     """One token over the first 140 entries, compacted, and a tail of 10."""
-    keep = paddle.zeros([1, 2, 150], dtype="bool")
-    keep[:, :, :140] = True
     starts = paddle.to_tensor([0, 140, 280], dtype="int32")
-    at = kernels.ragged_positions(keep, starts, 280)
-    keys, values = (kernels.gather_ragged(x, at, starts, 140) for x in (k, v))
+    keys, values = (x[0, :, :140].reshape([-1, 64]).contiguous() for x in (k, v))
     tail_len = paddle.to_tensor([10], dtype="int32")
     tail = [x[0, :, 140:].contiguous() for x in (k, v)]
     return kernels.decode_attention(q, keys, values, starts, *tail, tail_len)

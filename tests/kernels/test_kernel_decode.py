@@ -13,9 +13,13 @@ CASES = [
     (4, 3, 128, [5, 0, 512, 1025], 10, 3),
     (4, 5, 256, [300], 33, 20),
     (4, 1, 64, [0, 0], 1, 1),
+    (300, 1, 64, [head * 37 % 90 for head in range(299)] + [2500], 3, 2),  # stacked sequences
 ]
 if DEVICE == "cuda":
-    CASES += [(32, 1, 128, [1, 9, 40000, 3001, 77, 25000, 26214, 5], 700, 641)]
+    CASES += [
+        (32, 1, 128, [1, 9, 40000, 3001, 77, 25000, 26214, 5], 700, 641),
+        (3200, 1, 128, [head * 977 % 5003 for head in range(800)], 70, 64),
+    ]
 
 
 def dense_head(q, keys, values):
@@ -28,7 +32,7 @@ def dense_head(q, keys, values):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case)[:40])
 def test_ragged_heads_match_dense_attention(case, dtype):
     query_heads, new, head_dim, lengths, capacity, tail_len = case
     kv_heads, group = len(lengths), query_heads // len(lengths)

@@ -25,4 +25,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
         ValueError: the shapes do not fit.
     """
     on_gpu = flash.applies(q) and q.shape[2] == k.shape[2]
-    return (flash if on_gpu else blockwise).attend(q, k, v, statistics)
+    causal = tuple(statistic for statistic in statistics if statistic.causal)
+    output = (flash if on_gpu else blockwise).attend(q, k, v, causal)
+    for statistic in set(statistics).difference(causal):
+        output.columns[statistic] = blockwise.unmasked_columns(q, k, statistic)
+    return output

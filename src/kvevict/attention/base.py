@@ -20,11 +20,18 @@ class ColumnStatistic:
         rows: how many of the last query rows take part; None for all. More than there are is all.
         per_kv_head: sum the weights over the query heads of each group (for ``count_below_mean``
             before the comparison, with the mean of the sums; otherwise after the reduction).
+        causal: False to let these rows see every key, those after them too. Attention itself stays
+            causal. For sums only, and by :func:`kvevict.attention.attend`, not by its backends.
     """
 
     reduce: Reduction
     rows: int | None = None
     per_kv_head: bool = True
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.causal and self.reduce == "count_below_mean":
+            raise ValueError("count_below_mean is of causal rows")
 
     def first_row(self, tokens: int) -> int:
         """The first of ``tokens`` query rows that takes part."""

@@ -112,6 +112,29 @@ def columns_from_lse(
     return columns
 
 
+def unmasked_columns(q: Tensor, k: Tensor, statistic: ColumnStatistic) -> Tensor:
+    """A sum over rows that see every key: their softmax has no mask, and is its own.
+
+    Args:
+        q: ``[batch, query_heads, tokens, head_dim]``, k: ``[batch, kv_heads, keys, head_dim]``.
+    """
+    ns = namespace(q)
+    batch, query_heads, tokens, head_dim = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    group = query_heads // kv_heads
+    grouped = q.reshape(batch, kv_heads, group, tokens, head_dim)
+    k = k.float()
+    rows = max(FEWEST_ROWS, CPU_BLOCK // (batch * query_heads * keys))
+    column: Tensor = 0
+    for start in range(statistic.first_row(tokens), tokens, rows):
+        some = grouped[..., start : start + rows, :].float() * head_dim**-0.5
+        scores = matmul_nt(some.reshape(batch, kv_heads, -1, head_dim), k)
+        weights = scores.softmax(dim=-1).reshape(batch, kv_heads, group, -1, keys)
+        unit = ns.ones(weights.shape[:-1], dtype=weights.dtype, device=q.device)
+        column = column + _reduce(statistic, weights, unit, 0)
+    return column.reshape(batch, -1, keys)
+
+
 def _on_cpu(x: Tensor) -> bool:
     return "cpu" in str(x.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..tensors import Tensor, matmul_nt, namespace
+from ..tensors import Tensor, has_triton, matmul_nt, namespace
 from . import flash
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
@@ -26,8 +26,9 @@ def attend_cached(
     ns = namespace(q)
     query_heads, tokens, head_dim = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and flash.applies(q) and flash.has_triton():
-        return _on_gpu(q, cache), None
+    if not observe and group * tokens <= KERNEL_ROWS and flash.applies(q) and has_triton():
+        tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
+        return attend_on_gpu(q, cache, tail), None
     scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
     future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
     outs, seen = [], []
@@ -49,11 +50,10 @@ def attend_cached(
     return out.reshape(query_heads, tokens, head_dim), seen if observe else None
 
 
-def _on_gpu(q: Tensor, cache: LayerCache) -> Tensor:
+def attend_on_gpu(q: Tensor, cache: LayerCache, tail: Tensor) -> Tensor:
+    """As :func:`attend_cached` in one kernel, of ``tail`` entries: int32 ``[1]`` on the device."""
     from ..kernels import decode_attention
 
-    ns = namespace(q)
-    tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
     return decode_attention(
         q.unsqueeze(0),
         cache.keys,

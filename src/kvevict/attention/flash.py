@@ -7,24 +7,17 @@ softmax. It runs as a Triton kernel where Triton is installed, else in framework
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
-
-from ..tensors import Tensor, namespace
+from ..tensors import Tensor, has_triton, namespace
 from .base import ColumnStatistic, Output, check
 from .blockwise import columns_from_lse
 
-
-@lru_cache(maxsize=1)
-def has_triton() -> bool:
-    """Whether the Triton kernels can be used."""
-    return find_spec("triton") is not None
+HEAD_DIMS = (64, 128, 256)  # that the Triton kernels take
 
 
 def applies(q: Tensor) -> bool:
     """Whether ``q`` is of a kind and in a place that the kernels take."""
     ns = namespace(q)
-    return q.is_cuda and q.dtype in (ns.float16, ns.bfloat16)
+    return q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from .columns import column_statistic
 from .decode import decode_attention
 from .flash import flash_forward
-from .selection import gather, gather_ragged, ragged_positions, select
+from .projection import quadratic_norms
+from .selection import positions, take, top_k, uniform
 
 __all__ = [
     "column_statistic",
     "decode_attention",
     "flash_forward",
-    "gather",
-    "gather_ragged",
-    "ragged_positions",
-    "select",
+    "positions",
+    "quadratic_norms",
+    "take",
+    "top_k",
+    "uniform",
 ]

@@ -62,8 +62,8 @@ def column_statistic(q: Tensor, k: Tensor, lse: Tensor, reduce: str, per_kv_head
     if reduce == "count_below_mean":
         _count_below_mean[(triton.cdiv(keys, KEYS), batch * heads_out)](*operands, scale, **options)
     else:
-        # Registers for three programs a multiprocessor: only the few masked tiles spill.
-        options["maxnreg"] = 80 if head_dim <= 128 else None
+        if head_dim <= 128:  # registers for three programs a multiprocessor
+            options.update(num_warps=4, maxnreg=168)
         _sum[(triton.cdiv(keys, KEYS), batch * kv_heads)](*operands, scale, **options)
     return out
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from ..attention.flash import HEAD_DIMS
 from ..errors import InputError
 from ..tensors import Tensor
 
@@ -19,7 +20,6 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-HEAD_DIMS = (64, 128, 256)
 LOG2_E = 1.4426950408889634
 
 __all__ = ["HEAD_DIMS", "LOG2_E", "check_heads", "row_major", "tiles", "tl", "triton"]

@@ -1,247 +1,205 @@
-"""NACL's selection and the compaction of keys and values, on the device in a few launches.
+"""Top-k, compaction and noise on the device, in a few launches: nothing here waits for a number.
 
-Scores become unsigned integers of the same order, a threshold is found by radix selection (five
-bits at a time, one program a head), and a last pass writes the positions in order: no sort, no
-atomics, no number that the host has to see.
+The k-th largest of a row is found by radix selection: scores become unsigned integers of the same
+order, and four passes settle eight bits each, the highest first. A row is cut into chunks for as
+many programs; from launch to launch they meet in a table of integer counts, whose sums do not
+depend on who comes first.
 """
 
 from __future__ import annotations
 
-from ..errors import InputError
-from ..tensors import Tensor, namespace
-from .runtime import row_major, tl, triton
+from ..tensors import Tensor, integers, namespace
+from .runtime import tl, triton
 
-BLOCK = 16384  # positions that a program looks at together
-TOP = tl.constexpr(0xFFFFFFFF)  # above the order of every number
+CHUNK, WARPS = 4096, 8  # positions that a program looks at, and by how many
+BITS = tl.constexpr(8)
+DIGITS = tl.constexpr(256)
 
 
-def select(scores: Tensor, sinks: int, recent: int, top_k: int, draw: int, keys: Tensor) -> Tensor:
-    """Choose what each head keeps: protected positions, the best scores, and a random draw.
-
-    The draw adds Gumbel noise to the scores that are left and takes the largest, which is to draw
-    without replacement with probability ∝ exp(score) (NACL, section 3.3). The noise is a hash of
-    the head's key and the position: the same on any device.
+def top_k(scores: Tensor, counts: list[int]) -> Tensor:
+    """Mark the ``counts[r]`` largest scores of each row r; ties go to the lower position.
 
     Args:
-        scores: float32 ``[batch, kv_heads, tokens]``, finite; of equals the lower position wins.
-        sinks, recent: how many of the first and last positions are kept whatever their score.
-        top_k: how many of the others to keep for their score.
-        draw: how many to draw from the rest.
-        keys: int64 ``[batch · kv_heads]``, a number below 2³² for each head.
+        scores: float32 ``[rows, n]``, without NaN.
 
     Returns:
-        int32 ``[batch, kv_heads, sinks + top_k + draw + recent]``, ascending.
-
-    Raises:
-        InputError: a negative part, or parts that add up to more than there are tokens.
+        bool ``[rows, n]``.
     """
-    batch, kv_heads, tokens = scores.shape
-    best, kept = sinks + recent + top_k, sinks + recent + top_k + draw
-    if min(sinks, recent, top_k, draw) < 0 or kept > tokens:
-        raise InputError(
-            f"cannot keep {sinks} sinks, {top_k} best, {draw} drawn and {recent} recent of "
-            f"{tokens} positions"
-        )
-    int32 = namespace(scores).int32
-    heads = batch * kv_heads
-    plain = scores.new_empty([heads, tokens], dtype=int32)
-    noisy = scores.new_empty([heads, tokens], dtype=int32)
-    chosen = scores.new_empty([batch, kv_heads, kept], dtype=int32)
-    _orders[(triton.cdiv(tokens, 1024), heads)](
-        scores.contiguous(), keys, plain, noisy, tokens, sinks, tokens - recent, BLOCK=1024
-    )
-    _choose[(heads,)](plain, noisy, chosen, tokens, best, kept, BLOCK=BLOCK, num_warps=16)
-    return chosen
+    ns = namespace(scores)
+    rows, n = scores.shape
+    chunks = triton.cdiv(n, CHUNK)
+    scores = scores.contiguous()
+    wanted = integers(counts, ns.int32, like=scores)
+    table = scores.new_zeros([rows, 4, 256], dtype=ns.int32)
+    equals = scores.new_empty([rows, chunks], dtype=ns.int32)
+    mask = scores.new_empty([rows, n], dtype=ns.bool)
+    grid, size = (chunks, rows), {"CHUNK": CHUNK, "num_warps": WARPS}
+    for settled in range(4):
+        _histogram[grid](scores, wanted, table, n, SETTLED=settled, **size)
+    _equals[grid](scores, wanted, table, equals, n, **size)
+    padded = triton.next_power_of_2(chunks)
+    _mark[grid](scores, wanted, table, equals, mask, n, CHUNKS=padded, **size)
+    return mask
 
 
-def ragged_positions(keep: Tensor, starts: Tensor, total: int) -> Tensor:
-    """The positions that a mask keeps, head after head.
+def positions(mask: Tensor, total: int) -> Tensor:
+    """Where a mask is set, in order.
 
     Args:
-        keep: bool ``[batch, kv_heads, tokens]``.
-        starts: int32 ``[batch · kv_heads + 1]``: 0, then the running sum of what each head keeps.
-        total: the last of ``starts``.
+        mask: bool ``[n]``.
+        total: how many are set.
 
     Returns:
-        int32 ``[total]``, ascending within each head.
+        int32 ``[total]``.
     """
-    batch, kv_heads, tokens = keep.shape
-    out = keep.new_empty([total], dtype=namespace(keep).int32)
-    _kept[(batch * kv_heads,)](keep.contiguous(), starts, out, tokens, BLOCK=BLOCK, num_warps=16)
+    (n,) = mask.shape
+    chunks = triton.cdiv(n, CHUNK)
+    mask = mask.contiguous()
+    int32 = namespace(mask).int32
+    counts = mask.new_empty([chunks], dtype=int32)
+    # A mask that breaks its promise leaves zeros here, never an address of something else.
+    out = mask.new_zeros([total], dtype=int32)
+    size = {"CHUNK": CHUNK, "num_warps": WARPS}
+    _count[(chunks,)](mask, counts, n, **size)
+    padded = triton.next_power_of_2(chunks)
+    _positions[(chunks,)](mask, counts, out, n, total, CHUNKS=padded, **size)
     return out
 
 
-def gather(x: Tensor, indices: Tensor) -> Tensor:
-    """The chosen entries of every head.
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a matrix: ``x.index_select(0, rows)``, at twice PyTorch's speed.
 
     Args:
-        x: keys or values ``[batch, kv_heads, tokens, head_dim]``.
-        indices: int32 ``[batch, kv_heads, kept]``, positions.
-
-    Returns:
-        ``[batch, kv_heads, kept, head_dim]``.
+        x: ``[n, width]``.
+        rows: int32 ``[total]``.
     """
-    batch, kv_heads, kept = indices.shape
-    out = x.new_empty([batch, kv_heads, kept, x.shape[3]])
-    return _gather_into(out, x, indices.contiguous(), indices, kept, kept)
+    x = x.contiguous()
+    total, width = rows.shape[0], x.shape[1]
+    out = x.new_empty([total, width])
+    padded = triton.next_power_of_2(width)
+    if total:
+        _take[(triton.cdiv(total, 64),)](x, rows, out, total, WIDTH=width, PADDED=padded, ROWS=64)
+    return out
 
 
-def gather_ragged(x: Tensor, positions: Tensor, starts: Tensor, longest: int) -> Tensor:
-    """The chosen entries of heads that keep different numbers of them.
+def uniform(keys: Tensor, length: int) -> Tensor:
+    """The numbers of :func:`kvevict.noise.uniform`.
 
     Args:
-        x: keys or values ``[batch, kv_heads, tokens, head_dim]``.
-        positions: int32 ``[total]``, those of head h at ``starts[h]`` to ``starts[h + 1]``.
-        starts: int32 ``[batch · kv_heads + 1]``.
-        longest: the most that any head keeps.
+        keys: int64 ``[rows]``, below 2³².
 
     Returns:
-        ``[total, head_dim]``.
+        float32 ``[rows, length]``.
     """
-    out = x.new_empty([positions.shape[0], x.shape[3]])
-    return _gather_into(out, x, positions, starts, longest, 0)
-
-
-def _gather_into(
-    out: Tensor, x: Tensor, positions: Tensor, starts: Tensor, longest: int, kept: int
-) -> Tensor:
-    """Fill ``out``; ``kept`` entries a head, or where that is 0 as many as ``starts`` says."""
-    x = row_major(x)
-    batch, kv_heads, _, head_dim = x.shape
-    rows = 64
-    if longest:
-        _gather[(triton.cdiv(longest, rows), batch * kv_heads)](
-            x, positions, starts, out, kept, kv_heads, *x.stride()[:3],
-            RAGGED=kept == 0, D=head_dim, ROWS=rows,
-        )  # fmt: skip
+    rows = keys.shape[0]
+    out = keys.new_empty([rows, length], dtype=namespace(keys).float32)
+    _uniform[(triton.cdiv(length, 1024), rows)](keys, out, length, BLOCK=1024)
     return out
 
 
 @triton.jit
-def _orders(scores, keys, plain, noisy, tokens, sinks, recent_from, BLOCK: tl.constexpr):
-    """Scores, without and with Gumbel noise, as integers of their order; protected ones on top."""
-    head = tl.program_id(1).to(tl.int64)
-    position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = position < tokens
+def _orders(scores, n, CHUNK: tl.constexpr):
+    """A chunk of a row as unsigned integers in the order of its float32; which are there."""
+    position = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    inside = position < n
+    scores += tl.program_id(1).to(tl.int64) * n
     # Adding 0 turns -0 into 0, its equal.
-    score = tl.load(scores + head * tokens + position, mask=inside, other=0.0) + 0.0
-    uniform = _uniform(position, tl.load(keys + head))
-    protected = (position < sinks) | (position >= recent_from)
-    order = tl.where(protected, TOP, _ascending(score))
-    tl.store(plain + head * tokens + position, order.to(tl.int32, bitcast=True), mask=inside)
-    order = tl.where(protected, TOP, _ascending(score - tl.log(-tl.log(uniform))))
-    tl.store(noisy + head * tokens + position, order.to(tl.int32, bitcast=True), mask=inside)
+    bits = (tl.load(scores + position, mask=inside, other=0.0) + 0.0).to(tl.uint32, bitcast=True)
+    return tl.where(bits >= 0x80000000, ~bits, bits | 0x80000000), inside
 
 
 @triton.jit
-def _uniform(position, key):
-    """A number in (0, 1) that depends on nothing but a position and a head's key."""
-    x = position.to(tl.uint32) ^ key.to(tl.uint32)
+def _settle(wanted, table, SETTLED: tl.constexpr):
+    """The first SETTLED digits of the wanted-th largest, and how many to take of those with them.
+
+    The table counts, for each digit, the numbers that agree with all digits before it.
+    """
+    threshold = tl.zeros([], tl.uint32)
+    count = tl.load(wanted + tl.program_id(1))
+    table += tl.program_id(1) * (4 * DIGITS)
+    each = tl.arange(0, DIGITS)
+    for digit in tl.static_range(SETTLED):
+        bins = tl.load(table + digit * DIGITS + each)
+        higher = tl.sum(bins) - tl.cumsum(bins)
+        value = tl.minimum(tl.sum((higher >= count).to(tl.int32)), DIGITS - 1)
+        count -= tl.sum(tl.where(each == value, higher, 0))
+        threshold |= value.to(tl.uint32) << (32 - BITS * (digit + 1))
+    return threshold, count
+
+
+@triton.jit
+def _histogram(scores, wanted, table, n, SETTLED: tl.constexpr, CHUNK: tl.constexpr):
+    order, inside = _orders(scores, n, CHUNK)
+    if SETTLED:
+        threshold, _ = _settle(wanted, table, SETTLED)
+        inside &= (order ^ threshold) >> (32 - BITS * SETTLED) == 0
+    digit = (order >> (32 - BITS * (SETTLED + 1))) & (DIGITS - 1)
+    bins = tl.histogram(digit.to(tl.int32), DIGITS, mask=inside)
+    each = tl.arange(0, DIGITS)
+    table += (tl.program_id(1) * 4 + SETTLED) * DIGITS
+    tl.atomic_add(table + each, bins, mask=bins > 0)
+
+
+@triton.jit
+def _equals(scores, wanted, table, equals, n, CHUNK: tl.constexpr):
+    """How many of each chunk are the threshold itself."""
+    order, inside = _orders(scores, n, CHUNK)
+    threshold, _ = _settle(wanted, table, 4)
+    count = tl.sum(((order == threshold) & inside).to(tl.int32))
+    tl.store(equals + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), count)
+
+
+@triton.jit
+def _mark(scores, wanted, table, equals, mask, n, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
+    order, inside = _orders(scores, n, CHUNK)
+    threshold, ties = _settle(wanted, table, 4)
+    equal = ((order == threshold) & inside).to(tl.int32)
+    earlier = _before(equals + tl.program_id(1) * tl.num_programs(0), CHUNKS)
+    taken = (order > threshold) | ((equal == 1) & (earlier + tl.cumsum(equal) <= ties))
+    mask += tl.program_id(1).to(tl.int64) * n
+    position = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    tl.store(mask + position, taken, mask=inside)
+
+
+@triton.jit
+def _before(counts, CHUNKS: tl.constexpr):
+    """The sum of the counts of all chunks before this program's."""
+    chunk = tl.arange(0, CHUNKS)
+    return tl.sum(tl.load(counts + chunk, mask=chunk < tl.program_id(0), other=0))
+
+
+@triton.jit
+def _count(mask, counts, n, CHUNK: tl.constexpr):
+    position = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    taken = tl.load(mask + position, mask=position < n, other=0)
+    tl.store(counts + tl.program_id(0), tl.sum(taken.to(tl.int32)))
+
+
+@triton.jit
+def _positions(mask, counts, out, n, total, CHUNK: tl.constexpr, CHUNKS: tl.constexpr):
+    position = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)
+    taken = tl.load(mask + position, mask=position < n, other=0).to(tl.int32)
+    place = _before(counts, CHUNKS) + tl.cumsum(taken) - 1
+    tl.store(out + place, position, mask=(taken == 1) & (place < total))
+
+
+@triton.jit
+def _take(x, rows, out, total, WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.load(rows + place, mask=place < total, other=0).to(tl.int64)
+    column = tl.arange(0, PADDED)[None, :]
+    inside = (place < total)[:, None] & (column < WIDTH)
+    entry = tl.load(x + row[:, None] * WIDTH + column, mask=inside)
+    tl.store(out + place[:, None] * WIDTH + column, entry, mask=inside)
+
+
+@triton.jit
+def _uniform(keys, out, length, BLOCK: tl.constexpr):
+    row = tl.program_id(1)
+    position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = position.to(tl.uint32) ^ tl.load(keys + row).to(tl.uint32)
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x45D9F3B
     x = x ^ (x >> 16)
-    return ((x >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
-
-
-@triton.jit
-def _ascending(x):
-    """Unsigned integers in the order of these float32."""
-    bits = x.to(tl.uint32, bitcast=True)
-    return tl.where(bits >= 0x80000000, ~bits, bits | 0x80000000)
-
-
-@triton.jit
-def _choose(plain, noisy, chosen, tokens, best, kept, BLOCK: tl.constexpr):
-    head = tl.program_id(0).to(tl.int64)
-    plain += head * tokens
-    noisy += head * tokens
-    # What is kept for its score goes to the top of the noisy order: one more selection has it all.
-    threshold, ties = _threshold(plain, tokens, best, BLOCK)
-    for start in range(0, tokens, BLOCK):
-        position = start + tl.arange(0, BLOCK)
-        order = _load_order(plain, position, tokens)
-        taken, ties = _above(order, threshold, ties, position < tokens)
-        tl.store(noisy + position, -1, mask=taken)
-    tl.debug_barrier()  # other threads read what was written here
-
-    threshold, ties = _threshold(noisy, tokens, kept, BLOCK)
-    chosen += head * kept
-    for start in range(0, tokens, BLOCK):
-        position = start + tl.arange(0, BLOCK)
-        order = _load_order(noisy, position, tokens)
-        taken, ties = _above(order, threshold, ties, position < tokens)
-        chosen = _append(chosen, position, taken)
-
-
-@triton.jit
-def _threshold(orders, tokens, count, BLOCK: tl.constexpr):
-    """The count-th largest of a head's orders, and how many of its equals belong to the count."""
-    threshold = tl.zeros([], tl.uint32)
-    for digit in tl.static_range(6):
-        threshold, count = _settle(orders, tokens, threshold, count, 27 - 5 * digit, 31, BLOCK)
-    return _settle(orders, tokens, threshold, count, 0, 3, BLOCK)
-
-
-@triton.jit
-def _settle(orders, tokens, threshold, count, SHIFT: tl.constexpr, LARGEST: tl.constexpr,
-            BLOCK: tl.constexpr):  # fmt: skip
-    """One more digit of the threshold: a histogram over those that agree with the ones before."""
-    settled = (0xFFFFFFFF << (SHIFT + 5 if SHIFT else 2)) & 0xFFFFFFFF
-    bins = tl.zeros([32], tl.int32)
-    for start in range(0, tokens, BLOCK):
-        position = start + tl.arange(0, BLOCK)
-        order = _load_order(orders, position, tokens)
-        agrees = ((order ^ threshold) & settled) == 0
-        digit = ((order >> SHIFT) & LARGEST).to(tl.int32)
-        bins += tl.histogram(digit, 32, mask=agrees & (position < tokens))
-    higher = tl.sum(bins) - tl.cumsum(bins)
-    digit = tl.minimum(tl.sum((higher >= count).to(tl.int32)), LARGEST)
-    count -= tl.sum(tl.where(tl.arange(0, 32) == digit, higher, 0))
-    return threshold | digit.to(tl.uint32) << SHIFT, count
-
-
-@triton.jit
-def _load_order(orders, position, tokens):
-    return tl.load(orders + position, mask=position < tokens, other=0).to(tl.uint32, bitcast=True)
-
-
-@triton.jit
-def _above(order, threshold, ties, inside):
-    """Who is above the threshold or among the first ``ties`` at it, and the ties that remain."""
-    equal = ((order == threshold) & inside).to(tl.int32)
-    taken = inside & ((order > threshold) | ((equal == 1) & (tl.cumsum(equal) <= ties)))
-    return taken, tl.maximum(ties - tl.sum(equal), 0)
-
-
-@triton.jit
-def _append(out, position, taken):
-    """Write the taken positions one after another; the pointer behind them."""
-    count = taken.to(tl.int32)
-    tl.store(out + tl.cumsum(count) - 1, position, mask=taken)
-    return out + tl.sum(count)
-
-
-@triton.jit
-def _kept(keep, starts, out, tokens, BLOCK: tl.constexpr):
-    head = tl.program_id(0).to(tl.int64)
-    out += tl.load(starts + head)
-    for start in range(0, tokens, BLOCK):
-        position = start + tl.arange(0, BLOCK)
-        taken = tl.load(keep + head * tokens + position, mask=position < tokens, other=0)
-        out = _append(out, position, taken)
-
-
-@triton.jit
-def _gather(x, positions, starts, out, kept, kv_heads, x_batch, x_head, x_token,
-            RAGGED: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    begin, end = head * kept, (head + 1) * kept
-    if RAGGED:
-        begin, end = tl.load(starts + head).to(tl.int64), tl.load(starts + head + 1).to(tl.int64)
-    row = begin + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = (row < end)[:, None]
-    position = tl.load(positions + row, mask=row < end, other=0).to(tl.int64)
-    d = tl.arange(0, D)[None, :]
-    x += head // kv_heads * x_batch + head % kv_heads * x_head
-    entry = tl.load(x + position[:, None] * x_token + d, mask=inside)
-    tl.store(out + row[:, None] * D + d, entry, mask=inside)
+    number = ((x >> 9).to(tl.float32) + 0.5) * (1.0 / 8388608.0)
+    tl.store(out + row.to(tl.int64) * length + position, number, mask=position < length)

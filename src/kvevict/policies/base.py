@@ -13,7 +13,7 @@ from typing import Protocol
 from .. import budget
 from ..attention import ColumnStatistic
 from ..errors import InputError
-from ..tensors import Tensor, namespace
+from ..tensors import Tensor, has_kernels, integers, namespace
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,15 @@ def top_k(scores: Tensor, counts: list[int]) -> Tensor:
     Returns:
         bool ``[rows, n]``.
     """
+    if has_kernels(scores):
+        from .. import kernels
+
+        return kernels.top_k(scores, counts)
     ns = namespace(scores)
     most = max(counts)
     if most == 0:
         return scores != scores
-    wanted = ns.tensor(counts, dtype=ns.int64, device=scores.device).unsqueeze(-1)
+    wanted = integers(counts, ns.int64, like=scores).unsqueeze(-1)
     ordered = scores.topk(most, dim=-1)[0]
     threshold = ns.take_along_dim(ordered, (wanted - 1).clamp(min=0), dim=-1)
     above = (scores > threshold) & (wanted > 0)

@@ -107,7 +107,9 @@ class DecodeEviction:
         scores = eviction.score(view, layer)
         sinks, recent = eviction.policy.selector.protected(eviction.n, target)
         counts = [target - sinks - recent] * scores.shape[0]
-        return eviction.select(scores, view, layer, sinks, recent, lambda _: counts)
+        mask, _ = eviction.select(scores, view, layer, sinks, recent, lambda _: counts)
+        eviction.check()
+        return mask
 
 
 def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:

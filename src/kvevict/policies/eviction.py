@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import Callable
 
 from .. import noise
 from ..attention import ColumnStatistic
-from ..cache import KVCache, LayerCache
-from ..tensors import Tensor, namespace
+from ..cache import KVCache, LayerCache, where
+from ..tensors import Tensor, integers, namespace
 from .base import LayerView, Policy, top_k
 
 
@@ -43,7 +44,8 @@ class Eviction:
         )
         self.model_wide = getattr(policy.allocator, "model_wide", False)
         self.columns: list[list[Tensor]] = []
-        self._scores: list[Tensor] = []  # of the entries held, for model-wide budgets
+        self._scores: Tensor | None = None  # of the entries held, for model-wide budgets
+        self._watched: list[tuple[str, Tensor]] = []
 
     def noise_keys(self, layer: int, step: int = 0) -> list[int]:
         """The noise keys of a layer's kv heads; ``step`` counts evictions while decoding."""
@@ -59,7 +61,7 @@ class Eviction:
         """
         layer = len(self.cache.layers)
         if not self.active:
-            self._store(view, None)
+            self._store(view)
             return
         scored = {} if scored is None else scored
         key = (self.policy.scorer, self.policy.seed)
@@ -67,31 +69,51 @@ class Eviction:
             scored[key] = self.score(view, layer)
         scores = scored[key]
         if self.model_wide:
-            self._store(view, None)
+            self._store(view)
             self._trim(scores)
             return
         sinks, recent = self.sinks, self.recent
-        mask = self.select(scores, view, layer, sinks, recent, lambda c: self._counts(c, layer))
-        self._store(view, mask)
+        chosen = self.select(scores, view, layer, sinks, recent, lambda c: self._counts(c, layer))
+        self._store(view, *chosen)
 
-    def _store(self, view: LayerView, mask: Tensor | None) -> None:
-        """Keep the entries where bool ``mask [kv_heads, N]`` is set, all where it is None."""
-        self.cache.layers.append(LayerCache.compact(view.keys, view.values, mask, self.record))
+    def _store(
+        self, view: LayerView, mask: Tensor | None = None, lengths: list[int] | None = None
+    ) -> None:
+        """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h; or all."""
+        self.cache.layers.append(
+            LayerCache.compact(view.keys, view.values, mask, lengths, self.record)
+        )
         if self.active and self.policy.decode_slack is not None:
-            self.columns.append([_by_entry(column, mask) for column in view.columns])
+            rows = None if mask is None else where(mask.reshape(-1), sum(lengths))
+            self.columns.append([_by_entry(column, rows) for column in view.columns])
 
-    def score(self, view: LayerView, layer: int) -> Tensor:
-        """The scorer's importance, checked: ``[kv_heads, N]``.
+    def watch(self, what: str, finite: Tensor) -> None:
+        """Have :meth:`check` look whether bool ``finite []`` is set. Nothing waits for it here."""
+        self._watched.append((what, finite))
+
+    def check(self) -> None:
+        """Look at all that was watched since the last time.
 
         Raises:
-            FloatingPointError: a score is NaN or infinite.
+            FloatingPointError: the first of it that is not finite.
+        """
+        if not self._watched:
+            return
+        names, flags = zip(*self._watched)
+        self._watched.clear()
+        for what, finite in zip(names, namespace(flags[0]).stack(flags).tolist()):
+            if not finite:
+                raise FloatingPointError(f"{self.policy.name}: {what} are not finite")
+
+    def score(self, view: LayerView, layer: int) -> Tensor:
+        """The scorer's importance ``[kv_heads, N]``, watched.
+
+        What is not finite counts as 0, so that the selection is sound until :meth:`check` raises.
         """
         scores = self.policy.scorer(view)
-        if not bool(scores.isfinite().all()):
-            raise FloatingPointError(
-                f"{self.policy.name}: the scores of layer {layer} are not finite"
-            )
-        return scores
+        finite = scores.isfinite()
+        self.watch(f"the scores of layer {layer}", finite.all())
+        return scores.masked_fill(~finite, 0.0)
 
     def select(
         self,
@@ -101,12 +123,15 @@ class Eviction:
         sinks: int,
         recent: int,
         counts: Callable[[Tensor], list[int]],
-    ) -> Tensor:
-        """Protected entries and the selector's choice: bool ``[kv_heads, N]``.
+    ) -> tuple[Tensor, list[int]]:
+        """Protected entries and the selector's choice.
 
         Args:
             sinks, recent: first and last entries that are kept in any case.
             counts: entries for each head, from the candidates' scores.
+
+        Returns:
+            bool ``[kv_heads, N]``, and how many are set for each head.
 
         Raises:
             FloatingPointError: the selector met a NaN or an infinity.
@@ -116,8 +141,9 @@ class Eviction:
         span = slice(sinks, n - recent)
         candidates = scores[:, span]
         inner = replace(view, keys=view.keys[:, span], values=view.values[:, span])
+        own = counts(candidates)
         try:
-            chosen = self.policy.selector(candidates, counts(candidates), inner, self.n)
+            chosen = self.policy.selector(candidates, own, inner, self.n)
         except FloatingPointError as error:
             raise FloatingPointError(f"{self.policy.name}: in layer {layer} {error}") from None
         parts = [
@@ -125,7 +151,8 @@ class Eviction:
             chosen,
             ns.ones((heads, recent), dtype=ns.bool, device=scores.device),
         ]
-        return ns.cat([part for part in parts if part.shape[-1]], dim=-1)
+        mask = ns.cat([part for part in parts if part.shape[-1]], dim=-1)
+        return mask, [sinks + count + recent for count in own]
 
     def _counts(self, candidates: Tensor, layer: int) -> list[int]:
         base = self.budget - self.sinks - self.recent
@@ -141,28 +168,37 @@ class Eviction:
         ns = namespace(scores)
         position = ns.arange(self.n, device=scores.device)
         fixed = (position < self.sinks) | (position >= self.n - self.recent)
-        self._scores.append(scores.masked_fill(fixed, float("inf")).reshape(-1))
+        scores = scores.masked_fill(fixed, float("inf")).reshape(-1)
+        held = scores if self._scores is None else ns.cat([self._scores, scores], dim=0)
         protected = self.sinks + self.recent
         free = (self.budget - protected) * self.kv_heads * self.layers
-        most = protected * self.kv_heads * len(self._scores) + free
-        held = ns.cat(self._scores, dim=0)
-        if held.shape[0] <= most:
-            return
-        keep = top_k(held.unsqueeze(0), [most]).squeeze(0)
-        start = 0
-        for index, (own, layer) in enumerate(zip(self._scores, self.cache.layers)):
-            mine = keep[start : start + own.shape[0]]
-            start += own.shape[0]
-            if not bool(mine.all()):
-                kept = mine.nonzero().reshape(-1)
-                layer.drop(mine)
-                self._scores[index] = own.index_select(0, kept)
-                if self.columns:
-                    self.columns[index] = [c.index_select(0, kept) for c in self.columns[index]]
+        most = protected * self.kv_heads * len(self.cache.layers) + free
+        if held.shape[0] > most:
+            rows = where(top_k(held.unsqueeze(0), [most]).squeeze(0), most)
+            held = held.index_select(0, rows)
+            self._keep(rows)
+        self._scores = held
+
+    def _keep(self, rows: Tensor) -> None:
+        """Keep these of all entries held, which are counted through from the first layer's."""
+        ns = namespace(rows)
+        lengths = [length for layer in self.cache.layers for length in layer.lengths]
+        ends = [0, *accumulate(lengths)]
+        # How many come before each head's end: the one thing that the host has to wait for.
+        bounds = ns.searchsorted(rows, integers(ends, rows.dtype, like=rows)).tolist()
+        kept = [after - before for before, after in zip(bounds, bounds[1:])]
+        for index, layer in enumerate(self.cache.layers):
+            first, last = index * self.kv_heads, (index + 1) * self.kv_heads
+            if kept[first:last] == layer.lengths:
+                continue
+            own = rows[bounds[first] : bounds[last]] - ends[first]
+            layer.keep(own, kept[first:last])
+            if self.columns:
+                self.columns[index] = [c.index_select(0, own) for c in self.columns[index]]
 
 
-def _by_entry(column: Tensor, mask: Tensor | None) -> Tensor:
-    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry masked in."""
+def _by_entry(column: Tensor, kept: Tensor | None) -> Tensor:
+    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry, or each kept."""
     column = column.unsqueeze(1) if len(column.shape) == 2 else column
     rows = column.swapaxes(-1, -2).reshape(-1, column.shape[1])
-    return rows if mask is None else rows.index_select(0, mask.reshape(-1).nonzero().reshape(-1))
+    return rows if kept is None else rows.index_select(0, kept)

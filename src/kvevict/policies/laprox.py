@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..attention import ColumnStatistic
-from ..tensors import Tensor
+from ..attention import ColumnStatistic, flash
+from ..tensors import Tensor, has_kernels
 from .base import LayerView, Policy, TopK
 from .snapkv import check_window, pooled
 
@@ -53,8 +53,13 @@ def projected_norms(values: Tensor, w_o: Tensor) -> Tensor:
         w_o: ``[kv_heads, group, head_dim, hidden]``.
     """
     w = w_o.float()
+    gram = w @ w.swapaxes(-1, -2)
+    if has_kernels(values) and flash.applies(values):
+        from .. import kernels
+
+        return kernels.quadratic_norms(values, gram)
     v = values.float().unsqueeze(1)
-    squares = (v @ (w @ w.swapaxes(-1, -2)) * v).sum(dim=-1)
+    squares = (v @ gram * v).sum(dim=-1)
     return squares.clamp(min=0).sqrt()
 
 

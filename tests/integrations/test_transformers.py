@@ -1,0 +1,92 @@
+"""The PyTorch integration: one prompt, or the newest tokens of several sequences, same numbers."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the PyTorch integration is optional")
+if not torch.cuda.is_available():  # transformers imports Triton, which reads this once
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+transformers = pytest.importorskip("transformers", reason="the PyTorch integration is optional")
+
+from kvevict import InputError, build  # noqa: E402
+from kvevict.generate import decode, prefill  # noqa: E402
+from kvevict.integrations.transformers import TransformersDecoder  # noqa: E402
+
+
+def tiny(**settings) -> transformers.LlamaForCausalLM:
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.15,
+        **settings,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> transformers.LlamaForCausalLM:
+    return tiny()
+
+
+def test_full_cache_decodes_as_transformers_does(model) -> None:
+    ids = torch.randint(256, (1, 120))
+    stock = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=16,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    (session,) = prefill(TransformersDecoder(model), ids[0].tolist(), [build("full")])
+    assert decode(session, 16) == stock[0, 120:].tolist()
+
+
+def test_sequences_at_one_position_are_as_one_by_one(model) -> None:
+    decoder = TransformersDecoder(model)
+    hidden, mixed = torch.randn(2, 5, 1, 128)
+    for layer in range(3):
+        together = (*decoder.project(layer, hidden, 70), decoder.complete(layer, hidden, mixed))
+        for i in range(5):
+            own = slice(i, i + 1)
+            alone = (
+                *decoder.project(layer, hidden[own], 70),
+                decoder.complete(layer, hidden[own], mixed[own]),
+            )
+            for whole, part in zip(together, alone):
+                torch.testing.assert_close(whole[own], part)
+    logits = decoder.logits(hidden)
+    assert logits.shape == (5, 256)
+    for i in range(5):
+        alone = decoder.logits(hidden[i : i + 1])
+        assert alone.shape == (256,)
+        torch.testing.assert_close(logits[i], alone)
+
+
+def test_ids_and_positions_on_the_device(model) -> None:
+    decoder = TransformersDecoder(model)
+    ids = torch.tensor([[3, 4], [5, 6]])
+    hidden = decoder.embed(ids)
+    assert torch.equal(hidden[1:], decoder.embed([5, 6]))
+    start = torch.tensor([40])
+    for position in (40, 41, 300):  # the same tensor, moved on
+        start.fill_(position)
+        for layer in range(3):
+            on_device = decoder.project(layer, hidden, start)
+            for got, expected in zip(on_device, decoder.project(layer, hidden, position)):
+                assert torch.equal(got, expected)
+
+
+def test_rope_that_turns_keys_again_is_refused() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(InputError, match="RoPE of type 'dynamic'"):
+        TransformersDecoder(tiny(rope_parameters=rope))
