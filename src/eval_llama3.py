@@ -4,6 +4,7 @@
     python eval_llama3.py --method nacl,laprox --keep_ratio 0.1,0.2 --task passkey
     python -m paddle.distributed.launch --nproc_per_node 2 --log_dir ../results/log \\
         eval_llama3.py …
+    torchrun --nproc_per_node 2 eval_llama3.py --framework pytorch …
 
 Each policy gets a run directory under ``--output_dir``; a run that was stopped goes on where it
 stopped when the same command is given again.
@@ -29,8 +30,8 @@ from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import runtime
 from kvevict.errors import InputError
-from kvevict.models import load
-from kvevict.models.loading import read_checkpoint
+from kvevict.models import LoadedModel, load
+from kvevict.models.loading import read_checkpoint, use_device
 from kvevict.policies import Policy
 
 
@@ -58,7 +59,7 @@ def evaluate(args: Namespace) -> None:
     ]
     data = _check_data(args, wanted) if processes.rank == 0 else {}
 
-    runtime.configure()
+    use_device(args.device, args.framework)
     checkpoint = read_checkpoint(args.model_path)
     positions = checkpoint.config["max_position_embeddings"]
     truncate = not args.no_truncation
@@ -71,18 +72,16 @@ def evaluate(args: Namespace) -> None:
     if processes.rank == 0:
         for run in runs:
             run.open(data)
-    loaded = load(args.model_path, device=args.device)
+    loaded = load(checkpoint, device=args.device, framework=args.framework)
     processes.begin()
-
-    from kvevict.integrations.paddlenlp import PaddleNLPDecoder
-
-    predictor = Predictor(PaddleNLPDecoder(loaded.model), prompts, set(loaded.eos_ids))
+    eos = set(loaded.eos_ids)
+    predictor = Predictor(loaded.decoder(), prompts, eos, args.decode_together)
     for task in wanted:
         _run_task(task, args, predictor, list(zip(runs, policies)), processes)
     processes.end()
     if processes.rank == 0:
         for run in runs:
-            _finish(run, wanted, processes.world)
+            _finish(run, wanted, processes.world, loaded)
         print(table(runs, wanted))
         print(f"scores: python compute_scores.py --output_dir {args.output_dir}")
 
@@ -134,7 +133,7 @@ def _run_task(
         progress.report([stats for _, stats in answers], time.perf_counter() - began)
 
 
-def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
+def _finish(run: Run, wanted: list[tasks.Task], world: int, loaded: LoadedModel) -> None:
     """Merge what all processes wrote, and sum it up in run.json."""
     for task in wanted:
         run.merge(task.name)
@@ -142,7 +141,8 @@ def _finish(run: Run, wanted: list[tasks.Task], world: int) -> None:
     run.record["processes"] = world
     run.record["threads"] = int(os.environ[runtime.THREAD_VARIABLES[-1]])
     run.record["peak_memory_bytes"] = runtime.peak_process_bytes()
-    run.record["peak_device_bytes"] = runtime.peak_device_bytes()
+    run.record["peak_device_bytes"] = runtime.peak_device_bytes(loaded.framework)
+    run.record.update(dtype=loaded.dtype, device=loaded.device)
     run.save()
 
 

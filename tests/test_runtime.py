@@ -58,11 +58,25 @@ def test_all_usable_cores_and_no_chatter():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_cores_are_shared_among_local_processes(monkeypatch):
+@pytest.mark.parametrize("variable", ["PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE"])
+def test_cores_are_shared_among_local_processes(monkeypatch, variable):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     for processes, share in {"1": 12, "4": 3, "5": 2, "16": 1}.items():
-        monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
+        monkeypatch.setenv(variable, processes)
         assert runtime.default_threads() == share
+
+
+def test_threads_of_pytorch():
+    pytest.importorskip("torch")
+    code = (
+        "from kvevict import runtime; runtime.configure(framework='pytorch')\n"
+        "import torch; print(torch.get_num_threads())"
+    )
+    assert fresh(code, OMP_NUM_THREADS="3").stdout == "3\n"
+    cores = len(os.sched_getaffinity(0))
+    assert fresh(code).stdout == f"{cores}\n"
+    launched = {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "1"}
+    assert fresh(code, **launched).stdout == f"{cores}\n"
 
 
 def test_explicit_threads_win_over_the_environment():

@@ -7,13 +7,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from kvevict.errors import InputError
-from kvevict.models import BUILTINS, DEFAULT_MODEL
+from kvevict.models import BUILTINS, DEFAULT_MODEL, FRAMEWORKS
 from kvevict.policies import METHODS, NACL, Policy, build, describe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -67,6 +68,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--start_idx", type=int, default=0, help="first example")
     p.add_argument("--stop_idx", type=int, help="one past the last example")
     p.add_argument("--verbose", action="store_true", help="print every prediction")
+    p.add_argument(
+        "--framework", choices=tuple(FRAMEWORKS), default="paddle", help="what runs the model"
+    )
     p.add_argument("--device", help="cpu, gpu or gpu:<n>, by default what there is")
     p.add_argument("--max_length", type=int, default=127 * 1024, help="longest prompt in tokens")
     p.add_argument(
@@ -78,10 +82,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="prompt",
         help="evict with the question in the prompt, or from the context before it is known",
     )
+    p.add_argument(
+        "--decode_together",
+        action="store_true",
+        help="decode all settings of a prompt as one batch: faster, rounded otherwise",
+    )
     p.add_argument("--method", help=f"separated by commas: {', '.join(METHODS)}")
     p.add_argument("--enable_nacl_evict", action="store_true", help="the same as --method nacl")
     p.add_argument("--keep_ratio", help="shares of the cache to keep, separated by commas")
-    p.add_argument("--config", help="YAML of one method; flags override it")
+    p.add_argument("--config", help="YAML of one method or a list of them; flags override it")
     for name, text in NACL_FLAGS.items():
         default = inspect.signature(NACL).parameters[name].default
         p.add_argument(
@@ -100,30 +109,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def policies(args: argparse.Namespace) -> list[Policy]:
-    """One policy for each method and keep ratio; the full cache where no method is named.
+    """One policy for each method, keep ratio and seed; the full cache where no method is named.
 
     Raises:
         InputError: an unknown method, a malformed file, a setting out of range or of no effect.
     """
-    config = read_config(args.config) if args.config is not None else {}
-    named = _methods(args, config)
+    forms = _forms(args)
+    named = {form["method"] for form in forms}
     nacl = _given(args, NACL_FLAGS)
     if nacl and "nacl" not in named:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
-    ratios = [{}]
+    common = _given(args, COMMON_FLAGS)
     if args.keep_ratio is not None:
-        ratios = [{"keep_ratio": _number(text)} for text in args.keep_ratio.split(",")]
-        if set(named) == {"full"}:
+        common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
+        if named == {"full"}:
             raise InputError("--keep_ratio needs a --method that evicts")
-    own = {k: v for k, v in config.items() if k != "method"}
-    common = {**own, **_given(args, COMMON_FLAGS)}
     chosen = []
-    for method in named:
-        if method == "full":  # one run, whatever the flags are for the methods beside it
-            chosen.append(build(method, **own))
-            continue
-        settings = {**common, **nacl} if method == "nacl" else common
-        chosen += [build(method, **{**settings, **ratio}) for ratio in ratios]
+    for form in forms:
+        if form["method"] != "full":  # one run, whatever the flags are for the methods beside it
+            form = {**form, **common, **(nacl if form["method"] == "nacl" else {})}
+        chosen += [build(**settings) for settings in _crossed(form)]
     return list(dict.fromkeys(chosen))
 
 
@@ -144,6 +149,10 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
             "compress": args.compress,
             "policy": describe(policy),
         }
+        if args.framework != "paddle":
+            settings["framework"] = args.framework
+        if args.decode_together:
+            settings["decode_together"] = True
         if args.model_name and len(chosen) == 1:
             yield args.model_name, settings
             return
@@ -153,11 +162,11 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
         yield f"{args.model_name or path.name}_{policy.name}{keep}{mode}_{digest}", settings
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """A method's YAML file: ``method`` and its settings.
+def read_config(path: str) -> list[dict[str, Any]]:
+    """A YAML file of settings: ``method`` and its settings, or a list of such mappings.
 
     Raises:
-        InputError: no such file, or not such a mapping.
+        InputError: no such file, or not such mappings.
     """
     file = Path(path)
     if not file.exists() and not file.is_absolute() and (CONFIGS.parent / file).exists():
@@ -168,22 +177,38 @@ def read_config(path: str) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise InputError(f"{path} is not YAML") from None
-    if not isinstance(config, dict) or not isinstance(config.get("method"), str):
-        raise InputError(f'{path} does not name its "method"')
-    if not all(isinstance(key, str) for key in config):
-        raise InputError(f"{path} has a setting whose name is not a text")
-    return config
+    forms = config if isinstance(config, list) and config else [config]
+    for number, form in enumerate(forms, 1):
+        where = f"{path}, entry {number}," if forms is config else path
+        if not isinstance(form, dict) or not isinstance(form.get("method"), str):
+            raise InputError(f'{where} does not name its "method"')
+        if not all(isinstance(key, str) for key in form):
+            raise InputError(f"{where} has a setting whose name is not a text")
+    return forms
 
 
-def _methods(args: argparse.Namespace, config: dict[str, Any]) -> list[str]:
+def _forms(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Methods with what the file says of them."""
     named = [] if args.method is None else [name.strip() for name in args.method.split(",")]
     if args.enable_nacl_evict and "nacl" not in named:
         named.append("nacl")
-    if not named:
-        return [config.get("method", "full")]
-    if config and named != [config["method"]]:
-        raise InputError(f"--config is of {config['method']}, the flags ask for {','.join(named)}")
-    return named
+    if args.config is None:
+        return [{"method": method} for method in named or ["full"]]
+    forms = read_config(args.config)
+    of_file = list(dict.fromkeys(form["method"] for form in forms))
+    if named and named != of_file:
+        raise InputError(f"--config is of {','.join(of_file)}, the flags ask for {','.join(named)}")
+    return forms
+
+
+def _crossed(form: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A form for each of its keep ratios and seeds, which may be lists."""
+    lists = {key: form[key] for key in ("keep_ratio", "seed") if isinstance(form.get(key), list)}
+    for key, values in lists.items():
+        if not values:
+            raise InputError(f"setting {key!r} of {form['method']} is an empty list")
+    for values in product(*lists.values()):
+        yield {**form, **dict(zip(lists, values))}
 
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Run:
             elif any(self.path.glob("preds_*")):
                 raise InputError(f"{self.path} holds predictions without a run.json; {OTHERWISE}")
             self._check_data(data)
-            self.record["versions"] = versions()
+            self.record["versions"] = versions(self.settings.get("framework", "paddle"))
             self.save()
             for task in data:
                 self.merge(task)

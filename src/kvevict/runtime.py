@@ -1,7 +1,7 @@
 """Threads, quiet imports and measurements of the process.
 
-Paddle reads its thread counts once, while it is imported. So a command-line tool parses its
-arguments, calls `configure`, and only then imports anything that imports Paddle.
+Frameworks read their thread counts once, while they are imported. So a command-line tool parses
+its arguments, calls `configure`, and only then imports anything that imports Paddle or PyTorch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+_LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
 
 
-def configure(threads: int | None = None) -> None:
-    """Set up the environment for Paddle and import it without its chatter.
+def configure(threads: int | None = None, framework: str = "paddle") -> None:
+    """Set up the environment for Paddle or PyTorch and import it without its chatter.
 
     `threads` is the number of CPU threads of this process; without it, what the user has set in
     the environment counts, else the usable cores, shared among the local processes of
-    `paddle.distributed.launch`. Without effect on threads once Paddle is imported.
+    `paddle.distributed.launch` or `torchrun`. Without effect on threads once Paddle is imported.
     """
     _drop_launcher_threads()
     if threads is not None:
@@ -42,6 +43,11 @@ def configure(threads: int | None = None) -> None:
         # The MKL inside Paddle's wheel takes its slow generic path on AMD unless told otherwise.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     _keep_freed_memory()
+    if framework == "pytorch":
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return
     # PaddleNLP sets its logger to DEBUG when it is imported; a filter survives that, a level not.
     logging.getLogger("PaddleNLP").addFilter(_at_least_warning)
     # PaddleNLP calls functions of Paddle that are deprecated; its users can do nothing about it.
@@ -64,7 +70,7 @@ def _keep_freed_memory() -> None:
 
 
 def default_threads() -> int:
-    """Usable cores, divided among the processes that `paddle.distributed.launch` started here."""
+    """Usable cores, divided among the processes that a launcher started here."""
     with contextlib.suppress(AttributeError):  # macOS has no affinity
         return max(1, len(os.sched_getaffinity(0)) // _local_processes())
     return max(1, (os.cpu_count() or 1) // _local_processes())
@@ -82,17 +88,21 @@ def quiet() -> Iterator[None]:
         muted.silent = False
 
 
-def versions() -> dict[str, str]:
+def versions(framework: str = "paddle") -> dict[str, str]:
     """Versions that a run's record needs so that it can be repeated."""
     import kvevict
 
     found = {"python": platform.python_version(), "kvevict": kvevict.__version__}
-    # GPU builds carry another distribution name.
-    for package, names in {
-        "paddle": ("paddlepaddle", "paddlepaddle-gpu"),
-        "paddlenlp": ("paddlenlp",),
-        "numpy": ("numpy",),
-    }.items():
+    packages = {
+        # GPU builds carry another distribution name.
+        "paddle": {"paddle": ("paddlepaddle", "paddlepaddle-gpu"), "paddlenlp": ("paddlenlp",)},
+        "pytorch": {
+            "torch": ("torch",),
+            "transformers": ("transformers",),
+            "triton": ("triton",),
+        },
+    }[framework]
+    for package, names in {**packages, "numpy": ("numpy",)}.items():
         for name in names:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found[package] = importlib.metadata.version(name)
@@ -109,8 +119,12 @@ def peak_process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def peak_device_bytes() -> int | None:
-    """Most memory that Paddle has allocated on the current GPU, in bytes; None on the CPU."""
+def peak_device_bytes(framework: str = "paddle") -> int | None:
+    """Most memory that `framework` has allocated on the current GPU, in bytes; None on the CPU."""
+    if framework == "pytorch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() or None
     import paddle
 
     if not paddle.get_device().startswith("gpu"):
@@ -132,13 +146,14 @@ class _Muted:
 
 
 def _local_processes() -> int:
-    return max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", "1")))
+    return max(1, *(int(os.environ.get(variable, "1")) for variable in _LOCAL_PROCESSES))
 
 
 def _drop_launcher_threads() -> None:
-    # The launcher imports Paddle, which exports OMP_NUM_THREADS=1 when it is unset; the processes
-    # it starts inherit that as if the user had asked for one thread.
-    if "PADDLE_LOCAL_SIZE" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+    # The launchers export OMP_NUM_THREADS=1 when it is unset; the processes that they start
+    # inherit that as if the user had asked for one thread.
+    launched = any(variable in os.environ for variable in _LOCAL_PROCESSES)
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         del os.environ["OMP_NUM_THREADS"]
 
 

@@ -146,7 +146,13 @@ def test_bad_flags_are_named(flags, message):
         (b"method: nacl\n1: 2", "has a setting whose name is not a text"),
         (b"method: nacl\nsinks: 3", "method 'nacl' has no setting 'sinks'; it has keep_ratio"),
         (b"method: nacl\nkeep_ratio: half", "setting 'keep_ratio' must be a number, not 'half'"),
-        (b"method: nacl\nkeep_ratio: [0.1, 0.2]", "setting 'keep_ratio' must be a number"),
+        (b"method: nacl\nkeep_ratio: [0.1, x]", "setting 'keep_ratio' must be a number, not 'x'"),
+        (b"method: nacl\nkeep_ratio: []", "setting 'keep_ratio' of nacl is an empty list"),
+        (b"method: nacl\nseed: [0, 0.5]", "setting 'seed' must be a whole number"),
+        (b"method: h2o\nrecent_share: [0.5]", "setting 'recent_share' must be a number"),
+        (b"[]", 'does not name its "method"'),
+        (b"- method: h2o\n- keep_ratio: 1", 'entry 2, does not name its "method"'),
+        (b"- method: h2o\n- 5: 1\n  method: nacl", "entry 2, has a setting whose name is not"),
         (b"method: h2o\nrecent_share: 3", "recent_share must"),
     ],
 )
@@ -164,6 +170,50 @@ def test_a_config_may_compose_parts_of_methods(tmp_path):
     (policy,) = policies(f"--config {file}")
     assert policy.name == "laprox-adakv_allocator"
     assert names(f"--config {file} --model_path m")[0].startswith("m_laprox-adakv_allocator-0.3_")
+
+
+def several(tmp_path, text: str) -> str:
+    file = tmp_path / "several.yaml"
+    file.write_text(text)
+    return f"--config {file}"
+
+
+def test_a_config_may_be_a_list_with_lists_of_ratios_and_seeds(tmp_path):
+    config = several(
+        tmp_path,
+        "- method: full\n"
+        "- &all {method: nacl, keep_ratio: [0.1, 0.3], seed: [0, 1]}\n"
+        "- {<<: *all, method: h2o, seed: 0, decode_slack: null}\n"
+        "- {method: nacl, keep_ratio: 0.3, seed: 1}\n",
+    )
+    expected = [NACL(ratio, seed=seed) for ratio in (0.1, 0.3) for seed in (0, 1)]
+    expected += [H2O(0.1, decode_slack=None), H2O(0.3, decode_slack=None)]
+    assert policies(config) == [Full(), *expected]
+    assert len(set(names(config))) == 7
+
+
+def test_flags_override_every_entry_that_they_fit(tmp_path):
+    config = several(tmp_path, "- method: full\n- method: nacl\n  seed: [1, 2]\n- method: h2o\n")
+    found = policies(f"{config} --keep_ratio 0.1 --min_eviction_seqlen 9 --sink_tokens 3")
+    common = {"min_eviction_seqlen": 9}
+    seeds = [NACL(0.1, sink_tokens=3, seed=seed, **common) for seed in (1, 2)]
+    assert found == [Full(), *seeds, H2O(0.1, **common)]
+    assert policies(f"{config} --seed 5") == [Full(), NACL(seed=5), H2O(seed=5)]
+    assert policies(f"{config} --method full,nacl,h2o") == policies(config)
+    with pytest.raises(InputError, match="--config is of full,nacl,h2o, the flags ask for h2o"):
+        policies(f"{config} --method h2o")
+
+
+def test_the_studys_settings():
+    """What docs/study.md says it compares: 14 methods, and 16 forms of two of them."""
+    found = policies("--config configs/studies/study.yaml")
+    assert len(found) == len(set(found)) == 109
+    assert {policy.name.partition("-")[0] for policy in found} == set(METHODS)
+    assert {policy.decode_slack for policy in found} == {None}
+    assert {policy.keep_ratio for policy in found} == {1.0, 0.5, 0.2, 0.1, 0.05}
+    assert {policy.min_eviction_seqlen for policy in found if policy.name != "full"} == {1024}
+    seeds = {(p.name, p.keep_ratio, p.seed) for p in found if p.name in ("nacl", "random")}
+    assert len(seeds) == 24
 
 
 def test_help_shows_the_defaults_and_imports_no_framework():

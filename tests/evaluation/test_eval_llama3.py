@@ -99,6 +99,27 @@ def test_the_record_and_the_statistics_are_right(evaluate, tmp_path, capsys):
             assert of_task[name] == pytest.approx(mean, abs=1 if "bytes" in name else 1e-4)
 
 
+def test_settings_decoded_as_one_batch_answer_alike(evaluate, predictions, tmp_path):
+    sweep = ["--method=full,nacl,h2o,laprox", "--keep_ratio=0.2,0.5", "--task=passkey"]
+
+    def by_setting() -> dict[str, bytes]:
+        return {name.rpartition("/")[0].rpartition("_")[0]: t for name, t in predictions().items()}
+
+    evaluate(*sweep)
+    one_by_one = by_setting()
+    shutil.move(tmp_path / "out", tmp_path / "one_by_one")
+    evaluate(*sweep, "--decode_together")
+    assert by_setting() == one_by_one and len(one_by_one) == 7
+    for run in (tmp_path / "out").iterdir():
+        (row, *_) = rows(run / "stats_passkey.jsonl")
+        assert row["decoded_together"] == 7
+        other = next((tmp_path / "one_by_one").glob(run.name.rsplit("_", 1)[0] + "_*"))
+        (alone, *_) = rows(other / "stats_passkey.jsonl")
+        assert alone["decoded_together"] == 1
+        for name in ("cache_bytes", "cache_entries", "new_tokens", "decode_steps"):
+            assert row[name] == alone[name]
+
+
 def test_what_is_printed(evaluate, flags, tmp_path, capsys):
     error = evaluate("--method=nacl,h2o", "--task=passkey", "--stop_idx=2")
     assert error.startswith("Retrieve.PassKey: 2/2 in 00:0")

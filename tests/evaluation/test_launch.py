@@ -29,6 +29,9 @@ def test_every_example_has_one_process_and_no_process_is_overloaded(world, count
 
 def test_the_launcher_says_who_we_are(monkeypatch):
     assert (Processes().rank, Processes().world) == (0, 1)
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert (Processes().rank, Processes().world) == (4, 5)
     monkeypatch.setenv("PADDLE_TRAINER_ID", "2")
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "3")
     assert (Processes().rank, Processes().world) == (2, 3)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from kvevict.models import LoadedModel
+
 DIMS = {
     "vocab_size": 300,
     "hidden_size": 64,
@@ -99,6 +101,16 @@ def paddle_logits(model, ids: list[int]) -> np.ndarray:
         out = model(paddle.to_tensor([ids]))
     out = out[0] if isinstance(out, tuple) else out
     return out[0].astype("float32").numpy()
+
+
+def loaded_logits(loaded: LoadedModel, ids: list[int]) -> np.ndarray:
+    """Logits `[tokens, vocab]` of a loaded model, in whichever framework."""
+    if loaded.framework == "paddle":
+        return paddle_logits(loaded.model, ids)
+    import torch
+
+    with torch.no_grad():
+        return loaded.model(torch.tensor([ids])).logits[0].float().numpy()
 
 
 def _norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import struct
+import weakref
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_llama import DIMS, logits, paddle_logits, plain_frequencies, random_weights
+from reference_llama import (
+    DIMS,
+    loaded_logits,
+    logits,
+    paddle_logits,
+    plain_frequencies,
+    random_weights,
+)
 from safetensors.numpy import load_file, save_file
 
 from kvevict import models
 from kvevict.errors import InputError
+from kvevict.models.loading import read_checkpoint
 
 IDS = np.random.default_rng(5).integers(0, DIMS["vocab_size"], 40).tolist()
 
@@ -26,6 +37,16 @@ def write_model(path: Path, weights: dict, builtin_dir: Path, **config) -> Path:
     return path
 
 
+@pytest.fixture(params=models.FRAMEWORKS)
+def load(request):
+    """`models.load` in each framework that is installed."""
+    for package in models.FRAMEWORKS[request.param]:
+        pytest.importorskip(package)
+    found = partial(models.load, framework=request.param)
+    found.package = models.FRAMEWORKS[request.param][0]
+    return found
+
+
 @pytest.fixture
 def weights():
     return random_weights(np.random.default_rng(11))
@@ -36,12 +57,12 @@ def model_dir(tmp_path, weights, builtin_dir):
     return write_model(tmp_path / "tiny", weights, builtin_dir, eos_token_id=[7, 9])
 
 
-def test_hugging_face_directory(model_dir, weights):
-    loaded = models.load(str(model_dir))
+def test_hugging_face_directory(load, model_dir, weights):
+    loaded = load(str(model_dir))
     assert (loaded.name, loaded.max_positions, loaded.eos_ids) == ("tiny", 512, (7, 9))
     assert not loaded.model.training
     expected = logits(weights, IDS, plain_frequencies(10000.0))
-    np.testing.assert_allclose(paddle_logits(loaded.model, IDS), expected, atol=2e-4, rtol=1e-4)
+    np.testing.assert_allclose(loaded_logits(loaded, IDS), expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -53,22 +74,22 @@ def test_hugging_face_directory(model_dir, weights):
     ],
     ids=["transformers", "transformers 5", "PaddleNLP"],
 )
-def test_rope_settings_are_honoured_in_every_spelling(tmp_path, weights, builtin_dir, keys):
-    loaded = models.load(str(write_model(tmp_path / "m", weights, builtin_dir, **keys)))
+def test_rope_settings_are_honoured_in_every_spelling(load, tmp_path, weights, builtin_dir, keys):
+    loaded = load(str(write_model(tmp_path / "m", weights, builtin_dir, **keys)))
     expected = logits(weights, IDS, plain_frequencies(1e6) / 3)
-    np.testing.assert_allclose(paddle_logits(loaded.model, IDS), expected, atol=2e-4, rtol=1e-4)
+    np.testing.assert_allclose(loaded_logits(loaded, IDS), expected, atol=2e-4, rtol=1e-4)
 
 
-def test_tied_embeddings(tmp_path, builtin_dir):
+def test_tied_embeddings(load, tmp_path, builtin_dir):
     weights = random_weights(np.random.default_rng(3), tied=True)
     path = write_model(tmp_path / "m", weights, builtin_dir, tie_word_embeddings=True)
     expected = logits(weights, IDS, plain_frequencies(10000.0))
-    actual = paddle_logits(models.load(str(path)).model, IDS)
+    actual = loaded_logits(load(str(path)), IDS)
     np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_shards(model_dir, weights):
-    whole = paddle_logits(models.load(str(model_dir)).model, IDS)
+def test_shards(load, model_dir, weights):
+    whole = loaded_logits(load(str(model_dir)), IDS)
     (model_dir / "model.safetensors").unlink()
     names = sorted(weights)
     shards = {f"part-{i}.safetensors": names[i::3] for i in range(3)}
@@ -76,23 +97,24 @@ def test_shards(model_dir, weights):
         save_file({name: weights[name] for name in held}, model_dir / file)
     weight_map = {name: file for file, held in shards.items() for name in held}
     (model_dir / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    np.testing.assert_array_equal(paddle_logits(models.load(str(model_dir)).model, IDS), whole)
+    np.testing.assert_array_equal(loaded_logits(load(str(model_dir)), IDS), whole)
     (model_dir / "part-1.safetensors").unlink()
     with pytest.raises(InputError, match=r"lacks part-1\.safetensors"):
-        models.load(str(model_dir))
+        load(str(model_dir))
 
 
+@pytest.mark.skipif(find_spec("paddle") is None, reason="PaddlePaddle is not installed")
 def test_paddlenlp_directory(tmp_path, tiny_model, builtin_dir):
     path = tmp_path / "saved"
     tiny_model.save_pretrained(str(path), safe_serialization=True)
     assert any(name.startswith("llama.") for name in load_file(path / "model.safetensors"))
     (path / "tokenizer.json").write_bytes((builtin_dir / "tokenizer.json").read_bytes())
     ids = np.random.default_rng(2).integers(0, 256, 64).tolist()
-    actual = paddle_logits(models.load(str(path)).model, ids)
+    actual = loaded_logits(models.load(str(path)), ids)
     np.testing.assert_allclose(actual, paddle_logits(tiny_model, ids), atol=1e-3, rtol=1e-4)
 
 
-def test_bfloat16_file(model_dir, weights):
+def test_bfloat16_file(load, model_dir, weights):
     def truncated(array):
         return (array.view(np.uint32) >> 16).astype(np.uint16)
 
@@ -108,20 +130,49 @@ def test_bfloat16_file(model_dir, weights):
         n: (truncated(a).astype(np.uint32) << 16).view(np.float32) for n, a in weights.items()
     }
     expected = logits(rounded, IDS, plain_frequencies(10000.0))
-    actual = paddle_logits(models.load(str(model_dir)).model, IDS)
+    actual = loaded_logits(load(str(model_dir)), IDS)
     np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_dtype(model_dir):
-    model = models.load(str(model_dir), dtype="bfloat16").model
-    assert {str(p.dtype) for p in model.parameters()} == {"paddle.bfloat16"}
+def test_dtype(load, model_dir):
+    loaded = load(str(model_dir), dtype="bfloat16")
+    types = {str(parameter.dtype) for parameter in loaded.model.parameters()}
+    assert (loaded.dtype, types) == ("bfloat16", {f"{load.package}.bfloat16"})
     with pytest.raises(InputError, match="not int8"):
-        models.load(str(model_dir), dtype="int8")
+        load(str(model_dir), dtype="int8")
 
 
-def test_unusable_device(model_dir):
-    with pytest.raises(InputError, match="device 'gpux' cannot be used"):
-        models.load(str(model_dir), device="gpux")
+def test_weights_pass_by_one_at_a_time(load, model_dir):
+    checkpoint, alive, most = read_checkpoint(str(model_dir)), weakref.WeakSet(), []
+
+    class Counted(np.ndarray):
+        __hash__ = object.__hash__
+
+    def counted(read):
+        array = read().view(Counted)
+        alive.add(array)
+        most.append(len(alive))
+        return array
+
+    checkpoint.tensors = {n: partial(counted, read) for n, read in checkpoint.tensors.items()}
+    load(checkpoint, dtype="bfloat16")
+    assert len(most) == len(checkpoint.tensors)
+    assert max(most) <= 2  # the next one is read while the last is in hand
+
+
+def test_devices(load, model_dir):
+    assert load(str(model_dir), device="cpu").device == "cpu"
+    for device in ("gpux", "tpu", "gpu:99"):
+        with pytest.raises(InputError, match=f"device '{device}' cannot be used"):
+            load(str(model_dir), device=device)
+
+
+def test_a_framework_that_is_not_there_is_one_sentence(model_dir, monkeypatch):
+    with pytest.raises(InputError, match="framework must be paddle or pytorch, not jax"):
+        models.load(str(model_dir), framework="jax")
+    monkeypatch.setitem(models.FRAMEWORKS, "pytorch", ("torch_of_another_name",))
+    with pytest.raises(InputError, match="pytorch needs the package torch_of_another_name, which"):
+        models.load(str(model_dir), framework="pytorch")
 
 
 def edit_config(path: Path, **changes) -> None:
@@ -177,31 +228,31 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_directory_is_one_sentence(model_dir, case):
+def test_broken_directory_is_one_sentence(load, model_dir, case):
     damage, words = BROKEN[case]
     damage(model_dir)
     with pytest.raises(InputError, match=words) as caught:
-        models.load(str(model_dir))
+        load(str(model_dir))
     assert str(model_dir) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_no_such_model(tmp_path):
+def test_no_such_model(load, tmp_path):
     with pytest.raises(InputError, match="no model 'smollm3': give a directory"):
-        models.load("smollm3")
+        load("smollm3")
     with pytest.raises(InputError, match="no model"):
-        models.load(str(tmp_path / "nothing"))
+        load(str(tmp_path / "nothing"))
     with pytest.raises(InputError, match="no model"):
-        models.load("some/model.gguf")
+        load("some/model.gguf")
     for name, words in {"model.pt": "pickled weights", "notes.txt": "neither a model"}.items():
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(InputError, match=words):
-            models.load(str(tmp_path / name))
+            load(str(tmp_path / name))
 
 
-def test_unreachable_hub_is_one_sentence(monkeypatch, tmp_path):
+def test_unreachable_hub_is_one_sentence(load, monkeypatch, tmp_path):
     # Nothing listens there, so that both hubs are unreachable wherever this runs.
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="smollm2-135m-instruct is a model that needs no hub"):
-        models.load("nobody/no-such-model")
+        load("nobody/no-such-model")

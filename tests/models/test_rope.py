@@ -13,6 +13,7 @@ from kvevict.models.rope import inverse_frequencies
 LLAMA31 = {
     "hidden_size": 4096,
     "num_attention_heads": 32,
+    "max_position_embeddings": 131072,
     "rope_theta": 500000.0,
     "rope_scaling": {
         "rope_type": "llama3",
@@ -46,20 +47,31 @@ def test_llama31_frequencies_follow_the_formula():
     }
 
 
-def test_table_is_exact_up_to_the_last_position_and_refuses_more():
-    import paddle
+ROWS = [0, 1, 4097, 65536, 131071]
+ANGLES = np.array([[p * llama31_frequency(i % 64) for i in range(128)] for p in ROWS])
 
+
+def test_table_is_exact_up_to_the_last_position_and_refuses_more():
+    paddle = pytest.importorskip("paddle")
     from kvevict.models.paddle_llama import RotaryTable
 
-    table = RotaryTable(inverse_frequencies(LLAMA31), 131072)
+    table = RotaryTable(LLAMA31)
     cos, sin = table(paddle.zeros([1], dtype="float32"), seq_len=131072)
     assert cos.shape == [1, 131072, 1, 128]
-    rows = [0, 1, 4097, 65536, 131071]
-    angles = np.array([[p * llama31_frequency(i % 64) for i in range(128)] for p in rows])
-    np.testing.assert_allclose(cos[0, rows, 0].numpy(), np.cos(angles), atol=1e-7)
-    np.testing.assert_allclose(sin[0, rows, 0].numpy(), np.sin(angles), atol=1e-7)
+    np.testing.assert_allclose(cos[0, ROWS, 0].numpy(), np.cos(ANGLES), atol=1e-7)
+    np.testing.assert_allclose(sin[0, ROWS, 0].numpy(), np.sin(ANGLES), atol=1e-7)
     with pytest.raises(InputError, match="131073 tokens is longer"):
         table(cos, seq_len=131073)
+
+
+def test_the_same_table_on_pytorch():
+    torch = pytest.importorskip("torch")
+    from kvevict.models.torch_llama import RotaryTable
+
+    cos, sin = RotaryTable(LLAMA31, torch.device("cpu"))(torch.zeros(1), torch.tensor([ROWS]))
+    assert cos.shape == (1, len(ROWS), 128)
+    np.testing.assert_allclose(cos[0].numpy(), np.cos(ANGLES), atol=1e-7)
+    np.testing.assert_allclose(sin[0].numpy(), np.sin(ANGLES), atol=1e-7)
 
 
 def test_other_scalings():

@@ -1,6 +1,14 @@
 """Models: what a `--model_path` may be, and how it is loaded."""
 
 from kvevict.models.builtin import BUILTINS, builtin_dir
-from kvevict.models.loading import DEFAULT_MODEL, LoadedModel, load, load_tokenizer
+from kvevict.models.loading import DEFAULT_MODEL, FRAMEWORKS, LoadedModel, load, load_tokenizer
 
-__all__ = ["BUILTINS", "DEFAULT_MODEL", "LoadedModel", "builtin_dir", "load", "load_tokenizer"]
+__all__ = [
+    "BUILTINS",
+    "DEFAULT_MODEL",
+    "FRAMEWORKS",
+    "LoadedModel",
+    "builtin_dir",
+    "load",
+    "load_tokenizer",
+]

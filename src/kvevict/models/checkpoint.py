@@ -8,7 +8,7 @@ when it is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,32 @@ def read_safetensors(path: Path) -> Tensors:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def read_weights(
+    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors that a model is made of, one after the other, so that only one is held.
+
+    `shapes` maps Hugging Face's names to what the model expects, linear weights `[out, in]`.
+    Raises `InputError` when a tensor is missing, unknown or of another shape.
+    """
+    tied = {"lm_head.weight"} if checkpoint.config.get("tie_word_embeddings") else set()
+    known = tied.union(shapes)
+    for name in shapes:
+        if name not in checkpoint.tensors:
+            raise InputError(f"{checkpoint.source} lacks the tensor {name}")
+    for name in checkpoint.tensors:
+        if name not in known and not name.endswith("rotary_emb.inv_freq"):
+            raise InputError(f"{checkpoint.source} has a tensor that Llama does not: {name}")
+    for name, shape in shapes.items():
+        array = checkpoint.tensors[name]()
+        if list(array.shape) != list(shape):
+            raise InputError(
+                f"{checkpoint.source}: the tensor {name} has {array.size} values of shape "
+                f"{list(array.shape)} where the configuration asks for {list(shape)}"
+            )
+        yield name, array
 
 
 def read_json(path: Path) -> dict:

@@ -1,9 +1,12 @@
-"""Files of a model on a hub, through PaddleNLP's downloader and cache."""
+"""Files of a model on a hub, through the downloaders and caches of PaddleNLP and Hugging Face."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from kvevict.errors import InputError
 from kvevict.models.builtin import INSTRUCT
@@ -17,6 +20,7 @@ _OPTIONAL = (
     "tokenizer_config.json",
     *PADDLENLP_FILES,
 )
+Hub = Callable[[str, str], "str | None"]  # repo_id and file name to a path
 _HUGGING_FACE = "https://huggingface.co"
 
 
@@ -26,7 +30,7 @@ def download(repo_id: str) -> Path:
     Weights are taken as safetensors only. Files that an earlier run downloaded need no network.
     Raises `InputError` when neither hub has the model.
     """
-    hubs = [{}] if _hugging_face_is_down(repo_id) else [{}, {"from_hf_hub": True}]
+    hubs = [_paddlenlp] if _hugging_face_is_down(repo_id) else [_paddlenlp, _hugging_face]
     for hub in hubs:
         directory = _snapshot(repo_id, hub)
         if directory is not None:
@@ -37,7 +41,7 @@ def download(repo_id: str) -> Path:
     )
 
 
-def _snapshot(repo_id: str, hub: dict) -> Path | None:
+def _snapshot(repo_id: str, hub: Hub) -> Path | None:
     config = _file(repo_id, "config.json", hub)
     if config is None:
         return None
@@ -52,25 +56,36 @@ def _snapshot(repo_id: str, hub: dict) -> Path | None:
     return config.parent
 
 
-def _file(repo_id: str, name: str, hub: dict) -> Path | None:
-    with quiet():
-        from paddlenlp.utils.download import resolve_file_path
+def _file(repo_id: str, name: str, hub: Hub) -> Path | None:
     try:
-        found = resolve_file_path(repo_id, [name], **hub)
+        found = hub(repo_id, name)
     except Exception:  # each hub's client raises its own kinds; all mean: not from here
         return None
     return None if found is None else Path(found)
 
 
+def _paddlenlp(repo_id: str, name: str) -> str | None:
+    with quiet():
+        from paddlenlp.utils.download import resolve_file_path
+    return resolve_file_path(repo_id, [name])
+
+
+def _hugging_face(repo_id: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(repo_id, name)
+
+
 def _hugging_face_is_down(repo_id: str) -> bool:
     # Its client tries each file for half a minute before it gives up.
-    import requests
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
         return False
     try:
-        requests.head(os.environ.get("HF_ENDPOINT", _HUGGING_FACE), timeout=5)
-    except requests.RequestException:
+        urlopen(Request(os.environ.get("HF_ENDPOINT", _HUGGING_FACE), method="HEAD"), timeout=5)
+    except HTTPError:  # an answer all the same
+        return False
+    except OSError:
         return True
     return False

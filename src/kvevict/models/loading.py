@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from kvevict import runtime
 from kvevict.errors import InputError
@@ -15,44 +19,78 @@ from kvevict.models.checkpoint import PICKLED, Checkpoint, pickle_error, read_di
 from kvevict.models.gguf import read_gguf
 from kvevict.models.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from kvevict.generate import Decoder
+
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct"
+
+
+FRAMEWORKS = {"paddle": ("paddle", "paddlenlp"), "pytorch": ("torch", "transformers")}
 
 
 @dataclass
 class LoadedModel:
-    """A model ready to run: `model` is PaddleNLP's `LlamaForCausalLM` in eval mode."""
+    """A model ready to run.
+
+    `model` is the `LlamaForCausalLM` of PaddleNLP or transformers in eval mode, `dtype` the type of
+    its weights, `device` what it lies on: "cpu", or the name of a GPU.
+    """
 
     model: Any
+    framework: str
+    dtype: str
+    device: str
     tokenizer: Tokenizer
     name: str
     max_positions: int
     eos_ids: tuple[int, ...]
 
+    def decoder(self) -> Decoder:
+        """The model taken apart for `kvevict.generate`."""
+        if self.framework == "pytorch":
+            from kvevict.integrations.transformers import TransformersDecoder
 
-def load(model_path: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+            return TransformersDecoder(self.model)
+        from kvevict.integrations.paddlenlp import PaddleNLPDecoder
+
+        return PaddleNLPDecoder(self.model)
+
+
+def load(
+    model: str | Path | Checkpoint,
+    dtype: str | None = None,
+    device: str | None = None,
+    framework: str = "paddle",
+) -> LoadedModel:
     """Load a model.
 
-    `model_path` is a built-in name (`BUILTINS`), a directory in Hugging Face or PaddleNLP layout,
-    a `.gguf` file, or a hub id. `dtype` is float32, bfloat16 or float16; by default float32 on
-    the CPU, and on a GPU bfloat16 where it has that, else float16. `device` is Paddle's name of
-    one ("cpu", "gpu:0"), by default the current one. Raises `InputError` with one sentence.
+    `model` is a built-in name (`BUILTINS`), a directory in Hugging Face or PaddleNLP layout, a
+    `.gguf` file, a hub id, or a checkpoint that was read before. `dtype` is float32, bfloat16 or
+    float16; by default float32 on the CPU, and on a GPU bfloat16 where it has that, else float16.
+    `device` is "cpu", "gpu" or "gpu:<n>", by default a GPU where there is one. `framework` is
+    "paddle" or "pytorch". Raises `InputError` with one sentence.
     """
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
-    runtime.configure()
-    if device is not None:
-        _set_device(device)
-    checkpoint = read_checkpoint(str(model_path))
-    from kvevict.models.paddle_llama import build
-
-    model = build(checkpoint, dtype or _default_dtype())
+    place = use_device(device, framework)
+    checkpoint = model if isinstance(model, Checkpoint) else read_checkpoint(str(model))
+    backend = _backend(framework)
+    dtype = dtype or backend.default_dtype(place)
     return LoadedModel(
-        model=model,
+        model=backend.build(checkpoint, dtype, place),
+        framework=framework,
+        dtype=dtype,
+        device=backend.device_name(place),
         tokenizer=checkpoint.tokenizer,
-        name=Path(os.path.abspath(model_path)).name,
-        max_positions=model.config.max_position_embeddings,
+        name=Path(os.path.abspath(checkpoint.source if checkpoint is model else model)).name,
+        max_positions=checkpoint.config["max_position_embeddings"],
         eos_ids=checkpoint.eos_ids,
     )
+
+
+def use_device(device: str | None, framework: str) -> Any:
+    """What `device` names in `framework`; see `load`. An unusable one is an `InputError`."""
+    return _backend(framework).use_device(device)
 
 
 def load_tokenizer(model_path: str) -> Tokenizer:
@@ -83,18 +121,15 @@ def read_checkpoint(model_path: str) -> Checkpoint:
     )
 
 
-def _default_dtype() -> str:
-    import paddle
-
-    if not paddle.get_device().startswith("gpu"):
-        return "float32"
-    return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
-
-
-def _set_device(device: str) -> None:
-    import paddle
-
-    try:
-        paddle.set_device(device)
-    except Exception as error:  # Paddle raises several kinds, over many lines
-        raise InputError(f"device {device!r} cannot be used with this Paddle") from error
+def _backend(framework: str) -> ModuleType:
+    """`paddle_llama` or `torch_llama`: the same four functions over either framework."""
+    if framework not in FRAMEWORKS:
+        raise InputError(f"framework must be {' or '.join(FRAMEWORKS)}, not {framework}")
+    for package in FRAMEWORKS[framework]:
+        if find_spec(package) is None:
+            raise InputError(
+                f"framework {framework} needs the package {package}, which {sys.executable} lacks"
+            )
+    runtime.configure(framework=framework)
+    module = {"paddle": "paddle_llama", "pytorch": "torch_llama"}[framework]
+    return import_module(f"kvevict.models.{module}")

@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, is_linear
-from kvevict.models.rope import inverse_frequencies
+from kvevict.models.checkpoint import Checkpoint, is_linear, read_weights
+from kvevict.models.rope import inverse_frequencies, rotary_tables
 from kvevict.runtime import quiet
 
 with quiet():
@@ -16,19 +16,18 @@ with quiet():
 
 
 class RotaryTable(paddle.nn.Layer):
-    """Cosines and sines of all positions, computed in float64 and kept in float32.
+    """Stands in for PaddleNLP's `LlamaRotaryEmbedding`, one for all layers.
 
-    Stands in for PaddleNLP's `LlamaRotaryEmbedding` (same call, same attributes, tables of shape
-    `[1, positions, 1, head_dim]`). One instance serves all layers. A longer sequence is an
-    `InputError`, where PaddleNLP's slice would quietly return fewer rows than were asked for.
+    Same call, same attributes, tables of shape `[1, positions, 1, head_dim]`. A longer sequence is
+    an `InputError`, where PaddleNLP's slice would quietly return fewer rows than were asked for.
     """
 
-    def __init__(self, frequencies: np.ndarray, positions: int) -> None:
+    def __init__(self, config: dict) -> None:
         super().__init__()
-        angles = np.outer(np.arange(positions, dtype=np.float64), frequencies)
-        self.inv_freq = paddle.to_tensor(frequencies.astype("float32"))
-        self.cos_cached = _table(np.cos(angles))
-        self.sin_cached = _table(np.sin(angles))
+        self.inv_freq = paddle.to_tensor(inverse_frequencies(config).astype("float32"))
+        self.cos_cached, self.sin_cached = (
+            paddle.to_tensor(table[None, :, None, :]) for table in rotary_tables(config)
+        )
 
     def forward(self, x: paddle.Tensor, seq_len: int) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Tables for positions 0 … `seq_len` - 1 in the type of `x`."""
@@ -41,40 +40,45 @@ class RotaryTable(paddle.nn.Layer):
         return cos.astype(x.dtype), sin.astype(x.dtype)
 
 
-def _table(half: np.ndarray) -> paddle.Tensor:
-    half = half.astype("float32")
-    return paddle.to_tensor(np.concatenate([half, half], axis=-1)[None, :, None, :])
+def use_device(device: str | None) -> str:
+    """Find and make current what `device` names, in Paddle's words: "cpu", "gpu" or "gpu:1"."""
+    if device is not None:
+        try:
+            paddle.set_device(device)
+        except Exception as error:  # Paddle raises several kinds, over many lines
+            raise InputError(f"device {device!r} cannot be used with this Paddle") from error
+    return paddle.get_device()
 
 
-def build(checkpoint: Checkpoint, dtype: str) -> LlamaForCausalLM:
-    """The model in eval mode on Paddle's current device, with weights of type `dtype`.
+def device_name(device: str) -> str:
+    """ "cpu", or the GPU's name."""
+    return paddle.device.cuda.get_device_name() if device.startswith("gpu") else device
+
+
+def default_dtype(device: str) -> str:
+    """float32 on the CPU; on a GPU bfloat16 where it has that, else float16."""
+    if not device.startswith("gpu"):
+        return "float32"
+    return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
+
+
+def build(checkpoint: Checkpoint, dtype: str, device: str) -> LlamaForCausalLM:
+    """The model in eval mode on `device`, Paddle's current one, with weights of type `dtype`.
 
     Raises `InputError` when a tensor is missing, unknown or of another shape.
     """
-    config = checkpoint.config
-    rotary = RotaryTable(inverse_frequencies(config), config["max_position_embeddings"])
+    rotary = RotaryTable(checkpoint.config)
     model = _empty_model(checkpoint, dtype)
     for layer in model.llama.layers:
         layer.self_attn.rotary_emb = rotary
-    tensors = dict(checkpoint.tensors)
-    if config.get("tie_word_embeddings"):
-        tensors.pop("lm_head.weight", None)
-    for name, parameter in model.named_parameters():
-        hf_name = "model." + name[len("llama.") :] if name.startswith("llama.") else name
-        read = tensors.pop(hf_name, None)
-        if read is None:
-            raise InputError(f"{checkpoint.source} lacks the tensor {hf_name}")
-        array = read()
-        array = array.T if is_linear(hf_name) else array
-        if list(array.shape) != list(parameter.shape):
-            raise InputError(
-                f"{checkpoint.source}: the tensor {hf_name} has {array.size} values of shape "
-                f"{list(array.shape)} where the configuration asks for {list(parameter.shape)}"
-            )
-        parameter.set_value(paddle.to_tensor(np.ascontiguousarray(array), dtype=dtype))
-    unknown = [name for name in tensors if not name.endswith("rotary_emb.inv_freq")]
-    if unknown:
-        raise InputError(f"{checkpoint.source} has a tensor that Llama does not: {unknown[0]}")
+    parameters = {
+        "model." + name[len("llama.") :] if name.startswith("llama.") else name: parameter
+        for name, parameter in model.named_parameters()
+    }
+    shapes = {n: p.shape[::-1] if is_linear(n) else p.shape for n, p in parameters.items()}
+    for name, array in read_weights(checkpoint, shapes):
+        array = array.T if is_linear(name) else array
+        parameters[name].set_value(paddle.to_tensor(np.ascontiguousarray(array), dtype=dtype))
     model.eval()
     return model
 

@@ -1,8 +1,9 @@
 """Rotary frequencies from a configuration, in float64.
 
-PaddleNLP computes them in float32, whose error grows with the position, ignores a Hugging Face
-`rope_scaling` other than "llama3", and holds a table of all positions for each layer (4 GiB for
-Llama 3.1 8B). `paddle_llama` puts one exact table, shared by all layers, in their place.
+PaddleNLP and transformers compute angles in float32, whose error grows with the position.
+PaddleNLP also ignores a Hugging Face `rope_scaling` other than "llama3", and holds a table of all
+positions for each layer (4 GiB for Llama 3.1 8B). One exact table, shared by all layers, is put in
+their place, so that both frameworks rotate alike.
 """
 
 from __future__ import annotations
@@ -37,6 +38,17 @@ def inverse_frequencies(config: dict) -> np.ndarray:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"rope_scaling {scaling} is not complete: {error!r}") from error
     raise InputError(f"rope_scaling of type {kind!r} is not supported")
+
+
+def rotary_tables(config: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of all positions, from float64: float32 `[positions, head_dim]`.
+
+    Both halves of a row are alike, since dimension i turns with dimension i + head_dim / 2.
+    """
+    positions = np.arange(config["max_position_embeddings"], dtype=np.float64)
+    angles = np.outer(positions, inverse_frequencies(config))
+    cos, sin = (table(angles).astype(np.float32) for table in (np.cos, np.sin))
+    return np.concatenate([cos, cos], axis=-1), np.concatenate([sin, sin], axis=-1)
 
 
 def _llama3(frequencies: np.ndarray, scaling: dict) -> np.ndarray:

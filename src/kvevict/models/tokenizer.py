@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +72,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
     files = [path / name for name in PADDLENLP_FILES if (path / name).is_file()]
     if not files:
         raise InputError(f"{path} has no tokenizer: neither tokenizer.json nor a .model file")
+    if find_spec("paddlenlp") is None:
+        raise InputError(
+            f"{path} has no tokenizer.json, and only PaddleNLP can read {files[0].name}"
+        )
     from kvevict.runtime import quiet
 
     with quiet():
