@@ -2,12 +2,16 @@
 
     python report.py --output_dir ../results --out ../report
     python report.py --scores ../report/scores.jsonl.gz --out ../again
+    python report.py scores --output_dir ../results --data_dir ../data --out scores.jsonl.gz
+    python report.py study --scores FILE --page ../docs/study.md --figures ../figures/study
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and
 what ``kept`` has left in the same place) and scores.jsonl.gz (what the report is made of). The
-second does the same from that file, without the runs. ``kept`` runs one prompt under several
-methods and draws what each layer and head kept: kept.png, kept.html and the data, kept.json.
+second does the same from that file, without the runs; ``scores`` writes the file alone, where there
+is no Matplotlib. ``study`` brings the tables of a page up to date and draws its figures. ``kept``
+runs one prompt under several methods and draws what each layer and head kept: kept.png, kept.html
+and the data, kept.json.
 """
 
 from __future__ import annotations
@@ -24,20 +28,21 @@ from reporting import kept, load
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 with one sentence on what is wrong with the input."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    of_kept = argv[:1] == ["kept"]
-    args = _kept_arguments(argv[1:]) if of_kept else _report_arguments(argv)
+    command = COMMANDS.get(argv[0] if argv else "")
+    arguments, run = command or (_report_arguments, report)
+    args = arguments(argv[1:] if command else argv)
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        print((keep if of_kept else report)(args))
+        print(run(args))
     except (InputError, FloatingPointError) as error:
         return _fail(error)
     except OSError as error:
-        return _fail(f"cannot write {error.filename or args.out}: {error.strerror}")
+        return _fail(f"cannot write {error.filename}: {error.strerror}")
     return 0
 
 
 def report(args: argparse.Namespace) -> Path:
     """Write the report of many runs; returns its page."""
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.scores:
         results = load.read_scores(args.scores)
     else:
@@ -56,8 +61,30 @@ def report(args: argparse.Namespace) -> Path:
     return _write(args.out / "report.html", page.page(args.title, parts, found))
 
 
+def scores(args: argparse.Namespace) -> Path:
+    """Grade runs and keep their scores alone; returns the file."""
+    results = load.read_runs(args.output_dir, args.data_dir)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    load.write_scores(args.out, results)
+    return args.out
+
+
+def study(args: argparse.Namespace) -> Path:
+    """Bring a study's page up to date; returns it."""
+    results = load.read_scores(args.scores)
+
+    from reporting import study  # Matplotlib takes a second
+
+    args.figures.mkdir(parents=True, exist_ok=True)
+    text = study.refreshed(args.page, results)
+    for name, figure in study.figures(results):
+        figure.savefig(args.figures / f"{name}.png")
+    return _write(args.page, text)
+
+
 def keep(args: argparse.Namespace) -> Path:
     """Write what each layer and head keeps of one prompt; returns its page."""
+    args.out.mkdir(parents=True, exist_ok=True)
     methods = [name.strip() for name in args.method.split(",")]
     found = kept.capture(
         args.model_path,
@@ -89,13 +116,35 @@ def _fail(message: object) -> int:
 def _report_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Turn runs into tables, figures and a page.",
-        epilog="report.py kept --help: which positions each layer and head kept of one prompt",
+        epilog="report.py scores, study and kept are further commands; each has its --help",
     )
     add = parser.add_argument
     add("--output_dir", type=Path, default=Path("../results"), help="where the runs lie")
     add("--data_dir", type=Path, help="where their data lie: adds maps of depth and length")
     add("--scores", type=Path, help="read this scores.jsonl.gz of an earlier report, not the runs")
     _add_common(parser)
+    return parser.parse_args(argv)
+
+
+def _scores_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="report.py scores", description="Grade runs and keep the scores in one small file."
+    )
+    add = parser.add_argument
+    add("--output_dir", type=Path, required=True, help="where the runs lie")
+    add("--data_dir", type=Path, help="where their data lie: adds the depths of the answers")
+    add("--out", type=Path, required=True, help="the file, .jsonl.gz")
+    return parser.parse_args(argv)
+
+
+def _study_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="report.py study", description="Draw a study's figures, fill in its page's tables."
+    )
+    add = parser.add_argument
+    add("--scores", type=Path, required=True, help="the scores.jsonl.gz of its runs")
+    add("--page", type=Path, required=True, help="the page, whose marked tables are replaced")
+    add("--figures", type=Path, required=True, help="the directory where figures go")
     return parser.parse_args(argv)
 
 
@@ -120,6 +169,13 @@ def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("../report"), help="where to write")
     parser.add_argument("--title", default="KV-cache eviction", help="of the page")
+
+
+COMMANDS = {
+    "scores": (_scores_arguments, scores),
+    "study": (_study_arguments, study),
+    "kept": (_kept_arguments, keep),
+}
 
 
 if __name__ == "__main__":

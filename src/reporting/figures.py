@@ -46,6 +46,16 @@ def score_figure(cells: list[Cell]) -> Figure:
     ]
     if len(panels) > 1:
         panels.append((f"Mean of {len(panels)} tasks", _mean_curves(cells)))
+    return _panels_figure(panels, cells)
+
+
+def lengths_figure(group: Group) -> Figure:
+    """A panel for each length: the mean over tasks."""
+    panels = [(f"{length} tokens", _mean_curves(cells)) for length, cells in group.parts()]
+    return _panels_figure(panels, list(group.cells))
+
+
+def _panels_figure(panels: list[tuple[str, Curves]], cells: list[Cell]) -> Figure:
     looks = look([method for method, _ in settings_of(cells)])
     ratios = ratios_of(cells)
     one_ratio = len(ratios) == 1

@@ -14,7 +14,7 @@ import tasks
 from reporting.pool import Cell, Group, settings_of, task_names
 from reporting.style import FULL, display
 
-MOST_DEPTHS = 10  # rows of a map
+MOST_DEPTHS, FEWEST_DEPTHS = 11, 3  # rows of a map, their centres from 0 to 1
 
 
 def heat_maps(group: Group) -> Iterator[tuple[str, str, Figure]]:
@@ -33,7 +33,7 @@ def heat_map(cells: list[Cell]) -> Figure:
     ratios = sorted({ratio for method, ratio in settings if method != FULL}, reverse=True)
     methods = list(dict.fromkeys(method for method, _ in settings))
     lengths = {c.length: c.tokens for c in sorted(cells, key=lambda cell: cell.tokens)}
-    bins = max(3, min(MOST_DEPTHS, min(len(cell.points) for cell in cells)))
+    bins = _bins(cells)
     columns = max(1, len(ratios))
     with plt.rc_context({"axes.grid": False, "axes.titleweight": "normal"}):
         figure, grid = plt.subplots(
@@ -64,11 +64,23 @@ def heat_map(cells: list[Cell]) -> Figure:
     return figure
 
 
+def _bins(cells: list[Cell]) -> int:
+    """The most rows of which every cell has points: as many as a grid has depths."""
+    for bins in range(MOST_DEPTHS, FEWEST_DEPTHS, -1):
+        if all({_row(depth, bins) for depth, _ in c.points} == set(range(bins)) for c in cells):
+            return bins
+    return FEWEST_DEPTHS
+
+
+def _row(depth: float, bins: int) -> int:
+    return round(depth * (bins - 1))
+
+
 def _map(ax: Axes, cells: list[Cell], lengths: list[str], bins: int):
     total, count = np.zeros((bins, len(lengths))), np.zeros((bins, len(lengths)))
     for cell in cells:
         for depth, score in cell.points:
-            at = min(bins - 1, int(depth * bins)), lengths.index(cell.length)
+            at = _row(depth, bins), lengths.index(cell.length)
             total[at] += score
             count[at] += 1
     with np.errstate(invalid="ignore"):

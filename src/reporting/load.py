@@ -7,8 +7,9 @@ import hashlib
 import json
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +19,7 @@ from kvevict.errors import InputError
 from tasks.data import parse_json_line
 
 GZIP = b"\x1f\x8b"
+MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Result:
 def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
     """The results of every run below ``output_dir``, graded.
 
+    Runs that differ in their examples only, or in where they lie, count as one.
+
     Args:
         data_dir: where to look for the examples, at any depth; gives their ``depths``.
 
@@ -67,7 +71,11 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
     results = [result for record in records for result in _read_run(record, depths)]
     if not results:
         raise InputError(f"the runs below {output_dir} have no predictions yet")
-    return results
+    parts: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        key = json.dumps([result.settings, result.task, result.data], sort_keys=True)
+        parts[key].append(result)
+    return [_joined(own) for own in parts.values()]
 
 
 def write_scores(path: Path, results: list[Result]) -> None:
@@ -150,6 +158,33 @@ def _read_task(
         )
     except (KeyError, TypeError):
         raise InputError(f"{file} does not hold the statistics of eval_llama3.py") from None
+
+
+def _joined(parts: list[Result]) -> Result:
+    """Parts of one run as one result; an example that stands in several has its mean score."""
+    if len(parts) == 1:
+        return parts[0]
+    rows: dict[int, list[tuple[Result, int]]] = defaultdict(list)
+    for part in parts:
+        for at, i in enumerate(part.ids):
+            rows[i].append((part, at))
+    ids = sorted(rows)
+    first = [rows[i][0] for i in ids]
+    weights = [len(part.ids) for part in parts]
+
+    def weighted(name: str) -> float:
+        values = [getattr(part, name) for part in parts]
+        return sum(value * weight for value, weight in zip(values, weights)) / sum(weights)
+
+    return replace(
+        parts[0],
+        ids=ids,
+        scores=[_short(mean(part.scores[at] for part, at in rows[i])) for i in ids],
+        prompt_tokens=[part.prompt_tokens[at] for part, at in first],
+        depths=[part.depths[at] for part, at in first] if parts[0].depths else None,
+        prefill_shared_by=max(part.prefill_shared_by for part in parts),
+        **{name: weighted(name) for name in MEANS},
+    )
 
 
 def _short(score: float) -> float:

@@ -80,15 +80,17 @@ class Group:
         return list(lengths.items())
 
 
-def pool(results: list[Result]) -> list[Group]:
-    """Groups of cells, in the order of their titles."""
+def pool(results: list[Result], by_length: bool = True) -> list[Group]:
+    """Groups of cells, in the order of their titles; lengths apart or pooled."""
     labels = label_variants([result.settings["policy"] for result in results])
     groups: dict[str, list[tuple[Result, str]]] = defaultdict(list)
     for result, label in zip(results, labels):
         setting = {k: v for k, v in result.settings.items() if k != "policy"}
         groups[json.dumps(setting, sort_keys=True)].append((result, label))
     titles = _titles([json.loads(key) for key in groups])
-    made = [Group(title, _cells(members)) for title, members in zip(titles, groups.values())]
+    made = [
+        Group(title, _cells(members, by_length)) for title, members in zip(titles, groups.values())
+    ]
     return sorted(made, key=lambda group: group.title)
 
 
@@ -109,12 +111,13 @@ def _titles(settings: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _cells(members: list[tuple[Result, str]]) -> tuple[Cell, ...]:
-    lengths = _lengths([result for result, _ in members])
+def _cells(members: list[tuple[Result, str]], by_length: bool) -> tuple[Cell, ...]:
+    lengths = _lengths([result for result, _ in members]) if by_length else {}
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for result, label in members:
         ratio = result.settings["policy"]["keep_ratio"]
-        cells[label, ratio, result.task, lengths[result.task, result.data]].append(result)
+        length = lengths.get((result.task, result.data), "")
+        cells[label, ratio, result.task, length].append(result)
     return tuple(_cell(*key, results) for key, results in cells.items())
 
 

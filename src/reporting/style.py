@@ -86,9 +86,17 @@ def base(method: str) -> str:
 
 
 def display(method: str) -> str:
-    """The label with the method's name as its paper writes it."""
+    """The label with the method's name as its paper writes it.
+
+    ``laprox-adakv_allocator`` becomes ``LaProx, Ada-KV's allocator``.
+    """
     name, form, rest = method.partition(" (")
-    return NAMES.get(name, name) + form + rest
+    first, *parts = name.split("-")
+    shown = [NAMES.get(first, first)]
+    for part in parts:
+        other, owns, role = part.partition("_")
+        shown.append(NAMES.get(other, other) + (f"'s {role}" if owns else ""))
+    return ", ".join(shown) + form + rest
 
 
 def rank(method: str) -> tuple[int, str]:

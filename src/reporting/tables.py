@@ -59,9 +59,9 @@ def score_table(cells: list[Cell], length: str = "") -> Table:
     rows = []
     for method, ratio in settings_of(cells):
         own = [by_key.get((method, ratio, name)) for name in names]
-        row = [display(method), percent(ratio), *(_score(c.score if c else None) for c in own)]
+        row = [display(method), percent(ratio), *(score_cell(c.score if c else None) for c in own)]
         if len(names) > 1:
-            row.append(_score(overall(cells, method, ratio)))
+            row.append(score_cell(overall(cells, method, ratio)))
         rows.append(row)
     return Table(
         _titled("Score", length), header + ["Mean"] * (len(names) > 1), rows, _notes(cells)
@@ -134,7 +134,8 @@ def _range(numbers: list[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _score(score: Estimate | None) -> str:
+def score_cell(score: Estimate | None) -> str:
+    """A score with its interval; a dash where there is none."""
     if score is None:
         return DASH
     return f"{score.mean:.3f} [{score.low:.2f}, {score.high:.2f}]"

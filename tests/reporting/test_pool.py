@@ -142,6 +142,33 @@ def test_scores_are_kept_and_read_back(tmp_path):
     assert load.read_scores(tmp_path / "scores.jsonl.gz") == results
 
 
+def test_parts_of_a_run_in_several_directories_are_one_result(tmp_path):
+    """Jobs that shared the examples of a file; the second had one of the first's again."""
+    write_data(tmp_path / "data", 6)
+    common = {"data": tmp_path / "data"}
+    write_run(tmp_path / "results" / "0", "snapkv", [True, False, True], **common)
+    write_run(tmp_path / "results" / "1", "snapkv", [False] * 6, **common)
+    for kind in ("preds", "stats"):
+        path = tmp_path / "results" / "1" / f"{kind}_passkey.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
+    write_run(tmp_path / "results" / "2", "h2o", [True], **common)
+    joined, other = sorted(
+        load.read_runs(tmp_path / "results", tmp_path / "data"), key=lambda one: -len(one.ids)
+    )
+    assert joined.ids == [0, 1, 2, 3, 4, 5] and other.ids == [0]
+    assert joined.scores == [1, 0, 0.5, 0, 0, 0]
+    assert joined.depths == sorted(joined.depths) and len(joined.prompt_tokens) == 6
+    assert joined.cache_bytes == other.cache_bytes and joined.ms_per_token == pytest.approx(10.0)
+
+
+def test_lengths_can_be_pooled(tmp_path):
+    for tokens, right in ((1000, [True, True]), (2000, [False, True])):
+        write_run(tmp_path / str(tokens), "nacl", right, tokens=tokens)
+    (group,) = pool.pool(load.read_runs(tmp_path), by_length=False)
+    (cell,) = group.cells
+    assert (cell.length, cell.examples, cell.score) == ("", 4, pool.estimate([1, 1, 0, 1]))
+
+
 def grouped(path):
     results = load.read_runs(path)
     return pool.pool(results), results

@@ -1,0 +1,174 @@
+"""A study of many settings, for a page written by hand: its figures, and tables put in their place.
+
+The page marks a table by ``<!-- table: NAME -->`` and ``<!-- end -->``; what stands between is
+replaced. Forms of a method stay out of the main figures and tables, and have tables of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from matplotlib.figure import Figure
+
+from kvevict.errors import InputError
+from reporting.figures import lengths_figure, methods_figure, score_figure
+from reporting.load import Result
+from reporting.pool import Cell, Estimate, Group, Z, overall, pool, ratios_of, settings_of
+from reporting.style import base, display, percent
+from reporting.tables import Table, score_cell, score_table
+from reporting.variants import label_variants
+
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Compared on the same examples, at each ratio that both have.
+PAIRS = (
+    ("laprox", "snapkv"),
+    ("laprox", "adakv"),
+    ("adakv", "snapkv"),
+    ("pyramidkv", "snapkv"),
+    ("criticalkv", "snapkv"),
+    ("criticaladakv", "adakv"),
+    ("nacl", "snapkv"),
+    ("nacl", "h2o"),
+    ("nacl", "tova"),
+    ("nacl", "streamingllm"),
+    ("nacl", "random"),
+)
+PAIRED = (
+    "Differences are paired, over the same examples, seeds pooled, with the 95% interval of their "
+    "mean (normal)."
+)
+COUNTED = "The last two columns count examples."
+
+#: The mean score of each example (task, data, id), seeds pooled, for each label and keep ratio.
+Scores = dict[tuple[str, float], dict[tuple[str, str, int], float]]
+
+
+def refreshed(page: Path, results: list[Result]) -> str:
+    """The page's text with its tables made anew.
+
+    Raises:
+        InputError: it cannot be read, has no marks or names a table that is not there, or the
+            results are of several models.
+    """
+    made = {name: table.markdown() for name, table in tables(results).items()}
+    try:
+        text = page.read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {page}: {error.strerror}") from None
+    names = [found[1] for found in BLOCK.findall(text)]
+    if not names:
+        raise InputError(f"{page} marks no tables (<!-- table: NAME --> to <!-- end -->)")
+    for name in names:
+        if name not in made:
+            raise InputError(f"{page} asks for a table {name!r}; there are {', '.join(made)}")
+    return BLOCK.sub(lambda found: f"{found[1]}\n{made[found[2]]}\n\n{found[3]}", text)
+
+
+def figures(results: list[Result]) -> Iterator[tuple[str, Figure]]:
+    """The figures by name: tasks and lengths side by side, and one method at a time."""
+    plain = _plain(_group(results, by_length=False).cells)
+    yield "tasks", score_figure(plain)
+    yield "methods", methods_figure(plain)
+    yield "lengths", lengths_figure(Group("", tuple(_plain(_group(results).cells))))
+
+
+def tables(results: list[Result]) -> dict[str, Table]:
+    """Tables by name: ``methods``, ``lengths``, ``pairs``, and one for each method with forms."""
+    cells, scores = _group(results, by_length=False).cells, _scores(results)
+    plain = _plain(cells)
+    made = {
+        "methods": replace(score_table(plain), title="Score by task, all lengths", notes=[]),
+        "lengths": _lengths_table(_plain(_group(results).cells)),
+        "pairs": _pairs_table(scores),
+    }
+    for method in dict.fromkeys(base(cell.method) for cell in cells):
+        forms = [cell for cell in cells if base(cell.method) == method]
+        if any(cell.method != method for cell in forms):
+            made[method] = _forms_table(method, forms, scores)
+    return made
+
+
+def difference(ours: dict, others: dict) -> tuple[Estimate, int, int]:
+    """How much better the first scores on the examples of both; examples won and lost."""
+    gaps = [ours[key] - others[key] for key in ours.keys() & others.keys()]
+    center = mean(gaps)
+    half = Z * stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
+    estimate = Estimate(center, center - half, center + half)
+    return estimate, sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+
+
+def _group(results: list[Result], by_length: bool = True) -> Group:
+    groups = pool(results, by_length)
+    if len(groups) > 1:
+        titles = "; ".join(group.title for group in groups)
+        raise InputError(f"a study is of one model in one mode, not of {titles}")
+    return groups[0]
+
+
+def _plain(cells: tuple[Cell, ...]) -> list[Cell]:
+    return [cell for cell in cells if cell.method == base(cell.method)]
+
+
+def _scores(results: list[Result]) -> Scores:
+    labels = label_variants([result.settings["policy"] for result in results])
+    found: dict = defaultdict(lambda: defaultdict(list))
+    for result, label in zip(results, labels):
+        own = found[label, result.settings["policy"]["keep_ratio"]]
+        for i, score in zip(result.ids, result.scores):
+            own[result.task, result.data, i].append(score)
+    return {
+        setting: {key: mean(values) for key, values in own.items()}
+        for setting, own in found.items()
+    }
+
+
+def _lengths_table(cells: list[Cell]) -> Table:
+    """Methods and keep ratios down, lengths across, means over tasks."""
+    parts = Group("", tuple(cells)).parts()
+    rows = [
+        [
+            display(method),
+            percent(ratio),
+            *(score_cell(overall(own, method, ratio)) for _, own in parts),
+        ]
+        for method, ratio in settings_of(cells)
+    ]
+    header = ["Method", "Kept", *(length for length, _ in parts)]
+    return Table("Score by prompt length, mean over tasks", header, rows, [])
+
+
+def _forms_table(method: str, cells: list[Cell], scores: Scores) -> Table:
+    """The forms of a method at the ratios where it has several, each against the plain one."""
+    ratios = set(ratios_of([cell for cell in cells if cell.method != method]))
+    cells = [cell for cell in cells if cell.keep_ratio in ratios]
+    table = score_table(cells)
+    rows = []
+    for row, setting in zip(table.rows, settings_of(cells)):
+        plain = scores.get((method, setting[1]))
+        same = setting[0] == method or plain is None
+        rows.append([*row, "" if same else _signed(difference(scores[setting], plain)[0])])
+    header = [*table.header, f"Against {display(method)}"]
+    return Table(f"Forms of {display(method)}, all lengths", header, rows, [PAIRED])
+
+
+def _pairs_table(scores: Scores) -> Table:
+    rows = []
+    for one, other in PAIRS:
+        ratios = {ratio for label, ratio in scores if label == one}
+        for ratio in sorted(ratios, reverse=True):
+            if (other, ratio) in scores:
+                gap, won, lost = difference(scores[one, ratio], scores[other, ratio])
+                names = f"{display(one)} against {display(other)}"
+                rows.append([names, percent(ratio), _signed(gap), str(won), str(lost)])
+    header = ["Pair", "Kept", "Difference", "Better on", "Worse on"]
+    return Table("Pairs of methods, all tasks and lengths", header, rows, [PAIRED, COUNTED])
+
+
+def _signed(gap: Estimate) -> str:
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
