@@ -22,8 +22,9 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from kvevict import build, graph
 from kvevict.cache import KVCache, LayerCache
-from kvevict.generate import Session, prefill
+from kvevict.generate import prefill
 from kvevict.integrations.transformers import TransformersDecoder
+from kvevict.session import Session
 
 BANDWIDTH = 4.26e12  # bytes a second, of a kernel that reads and writes 8.6 GB on an H200
 

@@ -17,8 +17,9 @@ transformers = pytest.importorskip("transformers", reason="graphs are of transfo
 
 from kvevict import build, graph  # noqa: E402
 from kvevict.cache import KVCache  # noqa: E402
-from kvevict.generate import Session, decode, decode_together, prefill  # noqa: E402
+from kvevict.generate import decode, decode_together, prefill  # noqa: E402
 from kvevict.integrations.transformers import TransformersDecoder  # noqa: E402
+from kvevict.session import Session  # noqa: E402
 
 METHODS = ("full", "nacl", "adakv", "laprox")
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")

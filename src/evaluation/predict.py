@@ -9,9 +9,10 @@ from typing import Any
 
 import tasks
 from kvevict.errors import InputError
-from kvevict.generate import Decoder, Session, decode_together, prefill
+from kvevict.generate import decode_together, prefill
 from kvevict.models.tokenizer import Tokenizer
 from kvevict.policies import Policy
+from kvevict.session import Decoder, Session
 from kvevict.tensors import Tensor
 
 

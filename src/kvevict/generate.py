@@ -4,119 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from typing import Protocol
 
 from .attention import ColumnStatistic, attend
-from .attention.cached import attend_cached
 from .cache import KVCache
 from .errors import InputError
 from .policies.base import LayerView, Policy
 from .policies.decoding import DecodeEviction
 from .policies.eviction import Eviction
+from .session import Decoder, Session, check_positions
 from .tensors import Tensor, namespace
 
 # Tokens that pass through a layer's projections and MLP at a time: their intermediate results,
 # many times wider than the hidden state, then never exist for the whole prompt.
 CHUNK = 2048
-
-
-class Decoder(Protocol):
-    """What an integration offers of a model: a decoder-only transformer, taken apart.
-
-    Attributes:
-        layers, kv_heads: how many there are.
-        max_positions: tokens of a sequence that the model has positions for.
-    """
-
-    layers: int
-    kv_heads: int
-    max_positions: int
-
-    def embed(self, ids: list[int]) -> Tensor:
-        """Hidden states ``[1, tokens, hidden]``.
-
-        On PyTorch, ids ``[batch, tokens]`` and ``start`` below may lie on the device, where a CUDA
-        graph finds them.
-        """
-
-    def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of tokens at positions ``start …``, RoPE applied: ``[batch, heads, tokens, d]``.
-
-        The batch is one prompt, or the newest tokens of several sequences at one position.
-        """
-
-    def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of the layer, given attention's output ``[batch, tokens, heads · d]``."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 logits of the last token: ``[vocabulary]``, or ``[batch, vocabulary]``."""
-
-    def output_projection(self, layer: int) -> Tensor:
-        """W_O by query head: ``[kv_heads, group, head_dim, hidden]``."""
-
-
-class Session:
-    """One sequence under one policy: its cache, and the way to go on.
-
-    Attributes:
-        cache: what is held.
-        logits: of the token after the last one seen.
-    """
-
-    def __init__(self, model: Decoder, eviction: Eviction, decoding: DecodeEviction | None) -> None:
-        self.model, self.cache = model, eviction.cache
-        self.logits: Tensor | None = None
-        self._decoding = decoding
-
-    def reserve(self, tokens: int) -> None:
-        """Make room for that many more, unless eviction keeps the cache from growing with them."""
-        if self._decoding is None:
-            self.cache.reserve(tokens)
-
-    def extend(self, ids: list[int]) -> Tensor:
-        """Take in more tokens, such as a question or the last token decoded; the next logits."""
-        hidden = self.extend_hidden(self.model.embed(ids))
-        self.logits = self.model.logits(hidden[:, -1:])
-        return self.logits
-
-    def step(self, ids: list[int]) -> Tensor:
-        """Take in one token of each sequence, of this one or of a batch; the next logits."""
-        self.logits = self.model.logits(self.extend_hidden(self.model.embed(ids).swapaxes(0, 1)))
-        return self.logits
-
-    def extend_hidden(self, hidden: Tensor) -> Tensor:
-        """As :meth:`extend`, from embeddings to the last layer's output.
-
-        Several sequences at one position, whose caches are stacked, go through as a batch.
-        """
-        start, tokens = self.cache.seen, hidden.shape[1]
-        _check_positions(self.model, start + tokens)
-        for index, layer in enumerate(self.cache.layers):
-            q, k, v = self.model.project(index, hidden, start)
-            layer.append(*(x.reshape(-1, tokens, x.shape[-1]) for x in (k, v)))
-            heads = q.reshape(-1, tokens, q.shape[-1])
-            mixed, weights = attend_cached(heads, layer, observe=self._observes)
-            if self._decoding:
-                self._decoding.after(index, layer, weights, self.model)
-            mixed = mixed.reshape(*q.shape).swapaxes(1, 2).reshape(len(q), tokens, -1)
-            hidden = self.model.complete(index, hidden, mixed)
-        self.cache.seen += tokens
-        return hidden
-
-    def fork(self) -> Session:
-        """Go on from here without harming this session; the prompt's entries are shared.
-
-        Raises:
-            ValueError: the session has gone on since its prompt.
-        """
-        other = copy(self)
-        other.cache = self.cache.fork()
-        other._decoding = self._decoding.fork() if self._decoding else None
-        return other
-
-    @property
-    def _observes(self) -> bool:
-        return self._decoding is not None and bool(self._decoding.statistics)
 
 
 def prefill(
@@ -162,7 +62,7 @@ def prefill_hidden(
 ) -> tuple[list[Session], Tensor]:
     """As :func:`prefill`, from embeddings to the last layer's output."""
     n = hidden.shape[1]
-    _check_positions(model, n)
+    check_positions(model, n)
     evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
     spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
@@ -185,14 +85,6 @@ def prefill_hidden(
     for eviction in evictions:
         eviction.check()
     return [Session(model, e, DecodeEviction.of(e)) for e in evictions], hidden
-
-
-def _check_positions(model: Decoder, tokens: int) -> None:
-    if tokens > model.max_positions:
-        raise InputError(
-            f"the sequence reaches {tokens} tokens, beyond the model's "
-            f"{model.max_positions} positions"
-        )
 
 
 def _view(

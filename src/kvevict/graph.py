@@ -10,7 +10,7 @@ import torch
 
 from .attention import flash
 from .attention.cached import attend_on_gpu
-from .generate import Session
+from .session import Session
 from .tensors import has_triton
 
 WORTH = 16  # tokens to come for which to record: that takes as long as some three steps

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 import paddle
 
-from kvevict.generate import Session, prefill
+from kvevict.generate import prefill
 from kvevict.policies.base import Policy
+from kvevict.session import Session
 
 
 class Prompt:
@@ -49,7 +50,7 @@ class Prompt:
         v = self.v[layer, :, None, : self.n].astype(np.float64)
         return v @ self.w_o[layer].astype(np.float64)
 
-    # The rest is kvevict.generate.Decoder.
+    # The rest is kvevict.session.Decoder.
     def embed(self, ids):
         return paddle.zeros([1, len(ids), 1])
 

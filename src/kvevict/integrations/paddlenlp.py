@@ -10,13 +10,14 @@ import paddle
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM
 
 from ..errors import InputError
-from ..generate import Session, prefill_hidden
+from ..generate import prefill_hidden
 from ..policies.base import Policy
+from ..session import Session
 from ..tensors import Tensor
 
 
 class PaddleNLPDecoder:
-    """A ``LlamaForCausalLM`` as a :class:`kvevict.generate.Decoder`."""
+    """A ``LlamaForCausalLM`` as a :class:`kvevict.session.Decoder`."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         config = model.config
@@ -32,12 +33,12 @@ class PaddleNLPDecoder:
 
     @paddle.no_grad()
     def embed(self, ids: list[int]) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         return self.model.llama.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
 
     @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         block = self.model.llama.layers[layer]
         attention, tokens = block.self_attn, hidden.shape[1]
         x = _rms_norm(block.input_layernorm, hidden)
@@ -64,7 +65,7 @@ class PaddleNLPDecoder:
 
     @paddle.no_grad()
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         block = self.model.llama.layers[layer]
         hidden = hidden + block.self_attn.o_proj(mixed)
         x = _rms_norm(block.post_attention_layernorm, hidden)
@@ -74,14 +75,14 @@ class PaddleNLPDecoder:
 
     @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         last = _rms_norm(self.model.llama.norm, hidden[:, -1:])
         logits = self.model.lm_head(last).squeeze(1).astype("float32")
         return logits if len(logits) > 1 else logits.squeeze(0)
 
     @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         weight = self.model.llama.layers[layer].self_attn.o_proj.weight.detach()
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 

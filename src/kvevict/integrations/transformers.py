@@ -12,7 +12,7 @@ from ..tensors import Tensor
 
 
 class TransformersDecoder:
-    """A ``LlamaForCausalLM`` of transformers as a :class:`kvevict.generate.Decoder`."""
+    """A ``LlamaForCausalLM`` of transformers as a :class:`kvevict.session.Decoder`."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         config = model.config
@@ -28,7 +28,7 @@ class TransformersDecoder:
 
     @torch.no_grad()
     def embed(self, ids: list[int] | Tensor) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`; ids on the device are ``[sequences, tokens]``."""
+        """See :class:`~kvevict.session.Decoder`; ids on the device are ``[sequences, tokens]``."""
         if not isinstance(ids, torch.Tensor):
             ids = torch.tensor([ids], device=self.model.device)
         return self.model.model.embed_tokens(ids)
@@ -37,7 +37,7 @@ class TransformersDecoder:
     def project(
         self, layer: int, hidden: Tensor, start: int | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`~kvevict.generate.Decoder`; ``start`` may be int64 ``[1]`` on the device."""
+        """See :class:`~kvevict.session.Decoder`; ``start`` may be int64 ``[1]`` on the device."""
         block = self.model.model.layers[layer]
         x = block.input_layernorm(hidden)
         attention = block.self_attn
@@ -53,20 +53,20 @@ class TransformersDecoder:
 
     @torch.no_grad()
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         block = self.model.model.layers[layer]
         hidden = hidden + block.self_attn.o_proj(mixed)
         return hidden + block.mlp(block.post_attention_layernorm(hidden))
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         logits = self.model.lm_head(self.model.model.norm(hidden[:, -1:]))[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
     def output_projection(self, layer: int) -> Tensor:
-        """See :class:`~kvevict.generate.Decoder`."""
+        """See :class:`~kvevict.session.Decoder`."""
         weight = self.model.model.layers[layer].self_attn.o_proj.weight.detach().t()
         return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,14 @@ from kvevict.models.tokenizer import Tokenizer, read_tokenizer
 Tensors = dict[str, Callable[[], np.ndarray]]
 
 PICKLED = (".bin", ".pdparams", ".pt", ".pth", ".ckpt", ".pkl")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -121,6 +130,19 @@ def read_safetensors(path: Path) -> Tensors:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def llama_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What Paddle's and Hugging Face's `LlamaConfig` call by the same names."""
+    config, eos = checkpoint.config, list(checkpoint.eos_ids)
+    return {
+        **{name: config[name] for name in SIZES},
+        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
+        "bos_token_id": config.get("bos_token_id"),
+        "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+        "pad_token_id": config.get("pad_token_id"),
+    }
 
 
 def read_weights(

@@ -20,7 +20,7 @@ from kvevict.models.gguf import read_gguf
 from kvevict.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from kvevict.generate import Decoder
+    from kvevict.session import Decoder
 
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, is_linear, read_weights
+from kvevict.models.checkpoint import Checkpoint, is_linear, llama_settings, read_weights
 from kvevict.models.rope import inverse_frequencies, rotary_tables
 from kvevict.runtime import quiet
 
@@ -85,22 +85,11 @@ def build(checkpoint: Checkpoint, dtype: str, device: str) -> LlamaForCausalLM:
 
 def _empty_model(checkpoint: Checkpoint, dtype: str) -> LlamaForCausalLM:
     config = checkpoint.config
-    eos = list(checkpoint.eos_ids)
     llama = LlamaConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=config["num_attention_heads"],
-        num_key_value_heads=config["num_key_value_heads"],
+        **llama_settings(checkpoint),
         # One position: PaddleNLP would fill a table per layer only to have it replaced.
         max_position_embeddings=1,
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         rope_theta=config.get("rope_theta") or 10000.0,
-        tie_word_embeddings=bool(config.get("tie_word_embeddings")),
-        bos_token_id=config.get("bos_token_id"),
-        eos_token_id=eos[0] if len(eos) == 1 else eos or None,
-        pad_token_id=config.get("pad_token_id"),
         dtype=dtype,
     )
     before = paddle.get_default_dtype()

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, read_weights
+from kvevict.models.checkpoint import Checkpoint, llama_settings, read_weights
 from kvevict.models.rope import rotary_tables
 
 
@@ -79,20 +79,9 @@ def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> LlamaForC
 
 def _empty_model(checkpoint: Checkpoint, dtype: str) -> LlamaForCausalLM:
     config = checkpoint.config
-    eos = list(checkpoint.eos_ids)
     llama = LlamaConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=config["num_attention_heads"],
-        num_key_value_heads=config["num_key_value_heads"],
+        **llama_settings(checkpoint),
         max_position_embeddings=config["max_position_embeddings"],
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings")),
-        bos_token_id=config.get("bos_token_id"),
-        eos_token_id=eos[0] if len(eos) == 1 else eos or None,
-        pad_token_id=config.get("pad_token_id"),
         # Its own frequencies are replaced, and "factors" it would not know.
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         dtype=dtype,
