@@ -73,6 +73,7 @@ def test_the_tables_say_what_was_scored_and_what_it_cost(made):
     assert costs["NACL", "10%"] == [f"{mib:.1f}", "10.0%", "2.00 *", "5.0"]
     assert costs["full cache", "100%"] == [f"{10 * mib:.1f}", "100.0%", "2.00", "50.0"]
     assert "One prefill served several settings" in text
+    assert "Decoded as one batch" not in text
 
 
 def test_every_picture_it_shows_is_there(made):

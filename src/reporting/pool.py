@@ -47,6 +47,7 @@ class Cell:
         points: depth of the answer and score of each example whose depth is known.
         cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
         prefill_shared_by: settings that the prefills served.
+        decoded_together: whether the settings of a prompt were decoded as one batch.
     """
 
     method: str
@@ -62,6 +63,7 @@ class Cell:
     full_cache_bytes: float
     prefill_seconds: float
     prefill_shared_by: int
+    decoded_together: bool
     ms_per_token: float
 
 
@@ -161,6 +163,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         full_cache_bytes=mean(result.full_cache_bytes for result in results),
         prefill_seconds=mean(result.prefill_seconds for result in results),
         prefill_shared_by=max(result.prefill_shared_by for result in results),
+        decoded_together=any(result.settings.get("decode_together") for result in results),
         ms_per_token=mean(result.ms_per_token for result in results),
     )
 

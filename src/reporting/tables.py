@@ -98,6 +98,8 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
         "ms per token",
     ]
     notes = ["* One prefill served several settings; its whole time stands at each."] * shared
+    if any(cell.decoded_together for cell in cells):
+        notes.append("Decoded as one batch: ms per token is a setting's share of its time.")
     return Table(_titled("Cost", length), header, rows, notes)
 
 

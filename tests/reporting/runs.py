@@ -33,11 +33,13 @@ def write_run(
     tokens: int = TOKENS,
     model: str = "llama",
     compress: str = "prompt",
+    together: bool = False,
     **settings,
 ) -> None:
     """A finished run whose example i is answered right where ``correct[i]``."""
     policy = build(method, **settings)
-    run = Run(path, {"model": model, "compress": compress, "policy": describe(policy)})
+    mode = {"decode_together": True} if together else {}
+    run = Run(path, {"model": model, "compress": compress, "policy": describe(policy), **mode})
     file = data / f"{task}.jsonl" if data else None
     content = file.read_bytes() if file else f"{task}{tokens}".encode()
     run.open({task: hashlib.sha256(content).hexdigest()})
