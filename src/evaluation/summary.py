@@ -13,16 +13,21 @@ HEAD = "  examples   tokens  prefill s  ms/token  cache MiB    kept  run"
 
 
 def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals of tokens, means of seconds and bytes; ``ms_per_token`` is of decoding alone."""
+    """Totals of tokens, means of seconds and bytes.
+
+    ``ms_per_token`` is of decoding alone; None for a batch, whose time is of no setting alone.
+    """
     if not stats:  # lost with the machine, unlike predictions that were already on disk
         return {}
     steps = sum(s["decode_steps"] for s in stats)
+    of_batch = any(s.get("decoded_together", 1) > 1 for s in stats)
+    decoding = 1e3 * sum(s["decode_seconds"] for s in stats) / max(1, steps)
     return {
         "examples": len(stats),
         "prompt_tokens": sum(s["prompt_tokens"] for s in stats),
         "new_tokens": sum(s["new_tokens"] for s in stats),
         "prefill_seconds": round(mean(s["prefill_seconds"] for s in stats), 4),
-        "ms_per_token": round(1e3 * sum(s["decode_seconds"] for s in stats) / max(1, steps), 3),
+        "ms_per_token": None if of_batch else round(decoding, 3),
         "cache_bytes": round(mean(s["cache_bytes"] for s in stats)),
         "full_cache_bytes": round(mean(s["full_cache_bytes"] for s in stats)),
     }
@@ -38,9 +43,10 @@ def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
             if "examples" not in row:
                 continue
             kept = row["cache_bytes"] / row["full_cache_bytes"]
+            decoding = "–" if row["ms_per_token"] is None else f"{row['ms_per_token']:.1f}"
             lines.append(
                 f"{row['examples']:>10}{row['prompt_tokens'] / row['examples']:>9.0f}"
-                f"{row['prefill_seconds']:>11.2f}{row['ms_per_token']:>10.1f}"
+                f"{row['prefill_seconds']:>11.2f}{decoding:>10}"
                 f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}  {run.path}"
             )
             policy = run.settings["policy"]

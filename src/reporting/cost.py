@@ -23,9 +23,14 @@ def cost_figure(cells: list[Cell]) -> Figure:
     methods = [method for method in looks if method != FULL]
     ratios = ratios_of(cells)
     width = 0.8 / max(1, len(methods))
+    measures = list(MEASURES.items())
+    if any(cell.decoded_together for cell in cells):
+        measures.pop()  # the time of a batch is of no method alone
     with plt.rc_context({"axes.grid.axis": "y"}):
-        figure, axes = plt.subplots(1, len(MEASURES), figsize=(10.4, 3), layout="constrained")
-    for ax, (title, measure) in zip(axes, MEASURES.items()):
+        figure, axes = plt.subplots(
+            1, len(measures), figsize=(5.2 * len(measures), 3), layout="constrained", squeeze=False
+        )
+    for ax, (title, measure) in zip(axes[0], measures):
         means = {
             (method, ratio): mean(
                 measure(cell) for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)

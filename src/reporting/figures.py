@@ -33,7 +33,9 @@ def figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
         if crowded:
             caption = f"One method at a time, the mean over tasks{where}{interval}"
             yield f"methods{suffix}", caption, methods_figure(cells)
-        caption = f"Cache held after prefill, and time to decode a token{where}"
+        batched = any(cell.decoded_together for cell in cells)
+        timed = "" if batched else ", and time to decode a token"
+        caption = f"Cache held after prefill{timed}{where}"
         yield f"cost{suffix}", caption, cost_figure(cells)
     yield from heat_maps(group)
 

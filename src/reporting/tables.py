@@ -70,7 +70,7 @@ def score_table(cells: list[Cell], length: str = "") -> Table:
 
 def cost_table(cells: list[Cell], length: str = "") -> Table:
     """Methods and keep ratios down; cache, prefill and decoding across, means over tasks."""
-    shared = False
+    shared, batched = False, any(cell.decoded_together for cell in cells)
     rows = []
     for method, ratio in settings_of(cells):
         own = [cell for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)]
@@ -86,7 +86,7 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
                 f"{held / 2**20:.1f}",
                 f"{held / full:.1%}",
                 seconds,
-                f"{mean(cell.ms_per_token for cell in own):.1f}",
+                "–" if batched else f"{mean(cell.ms_per_token for cell in own):.1f}",
             ]
         )
     header = [
@@ -98,8 +98,8 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
         "ms per token",
     ]
     notes = ["* One prefill served several settings; its whole time stands at each."] * shared
-    if any(cell.decoded_together for cell in cells):
-        notes.append("Decoded as one batch: ms per token is a setting's share of its time.")
+    if batched:
+        notes.append("– Decoded as one batch with other settings, whose time is of none alone.")
     return Table(_titled("Cost", length), header, rows, notes)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reporting import load, pool, tables
+from reporting import cost, load, pool, tables
 from tests.reporting.runs import write_data, write_run
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -174,8 +174,11 @@ def grouped(path):
     return pool.pool(results), results
 
 
-def test_time_shared_by_a_batch_is_said_to_be(tmp_path):
+def test_the_time_of_a_batch_is_of_no_setting(tmp_path):
     write_run(tmp_path / "a", "snapkv", [True, False], together=True, keep_ratio=0.5)
     (group,) = pool.pool(load.read_runs(tmp_path))
     assert [cell.decoded_together for cell in group.cells] == [True]
-    assert "Decoded as one batch" in tables.cost_table(list(group.cells)).markdown()
+    cells = list(group.cells)
+    table = tables.cost_table(cells)
+    assert table.rows[0][-1] == "–" and "Decoded as one batch" in table.markdown()
+    assert len(cost.cost_figure(cells).axes) == 1
