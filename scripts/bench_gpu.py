@@ -5,7 +5,8 @@
 Prefill, what eviction takes of it, peak memory, cache and decoding, for this library's methods and
 with --peers for transformers' own cache and, where it is installed, kvpress. Each is run several
 times in turn; medians are printed, and every run is in the file. Random weights do not change what
-is measured: the work does not depend on them, but for how ragged the heads become.
+is measured: the work does not depend on them, but for how ragged the heads become. Decoding is
+launched kernel by kernel here, for all alike; ``bench_decode.py`` has the CUDA graph.
 """
 
 from __future__ import annotations

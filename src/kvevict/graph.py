@@ -11,7 +11,6 @@ import torch
 from .attention import flash
 from .attention.cached import attend_on_gpu
 from .session import Session
-from .tensors import has_triton
 
 WORTH = 16  # tokens to come for which to record: that takes as long as some three steps
 
@@ -21,8 +20,7 @@ def applies(session: Session, tokens: int) -> bool:
     return (
         tokens >= WORTH
         and session._decoding is None
-        and flash.applies(session.cache.layers[0].keys)
-        and has_triton()
+        and flash.kernels_apply(session.cache.layers[0].keys)
         and session.cache.seen + tokens <= session.model.max_positions
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..tensors import Tensor, has_triton, matmul_nt, namespace
+from ..tensors import Tensor, matmul_nt, namespace
 from . import flash
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
@@ -26,7 +26,7 @@ def attend_cached(
     ns = namespace(q)
     query_heads, tokens, head_dim = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and flash.applies(q) and has_triton():
+    if not observe and group * tokens <= KERNEL_ROWS and flash.kernels_apply(q):
         tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
         return attend_on_gpu(q, cache, tail), None
     scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)

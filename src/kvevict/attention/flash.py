@@ -20,6 +20,11 @@ def applies(q: Tensor) -> bool:
     return q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
 
 
+def kernels_apply(q: Tensor) -> bool:
+    """Whether the Triton attention kernels may take ``q``."""
+    return applies(q) and has_triton()
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
     """Causal grouped-query attention; shapes as in :func:`kvevict.attention.attend`.
 
