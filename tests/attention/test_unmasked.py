@@ -28,7 +28,7 @@ def dense(q: np.ndarray, k: np.ndarray, rows: int, squared: bool) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 6, 1000])
 @pytest.mark.parametrize(("group", "tokens", "keys"), [(1, 23, 23), (3, 23, 23), (2, 9, 31)])
 def test_rows_see_what_comes_after_them(monkeypatch, group, tokens, keys, rows, reduce) -> None:
-    monkeypatch.setattr(blockwise, "CPU_BLOCK", 1)
+    monkeypatch.setattr(blockwise, "BLOCK", 1)
     monkeypatch.setattr(blockwise, "FEWEST_ROWS", 4)
     rng = np.random.default_rng([group, rows, keys])
     q = (2 * rng.normal(size=(2, 2 * group, tokens, 8))).astype(np.float32)

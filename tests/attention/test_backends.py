@@ -1,4 +1,4 @@
-"""Blockwise attention against the dense reference in float64, in many blocks and few."""
+"""The backends of attention against the dense reference in float64, in many blocks and few."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvevict.attention import ColumnStatistic, attend, blockwise, paddle_cpu, reference
+from kvevict.attention import ColumnStatistic, attend, blockwise, cpu, reference
 from tests.attention import numpy_attention as dense
 
+BACKENDS = (cpu, blockwise)
 ROWS = (None, 1, 7, 1000)
 STATISTICS = tuple(
     ColumnStatistic(reduce, rows, per_kv_head)
@@ -28,11 +30,16 @@ STATISTICS = tuple(
 
 @pytest.fixture()
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of five rows, a few passes each: every length here takes several, and ends in one."""
-    monkeypatch.setattr(paddle_cpu, "CHUNK", 60)
-    monkeypatch.setattr(blockwise, "CPU_BLOCK", 1)
-    monkeypatch.setattr(blockwise, "GPU_BLOCK", 1)
-    monkeypatch.setattr(blockwise, "FEWEST_ROWS", 5)
+    """Blocks of few rows, a few passes each: every length here takes several, and ends in one."""
+    block_size(monkeypatch, 5)
+    monkeypatch.setattr(cpu, "CHUNK", 60)
+    monkeypatch.setattr(cpu, "PIECES", 3)
+
+
+def block_size(patch: pytest.MonkeyPatch, rows: int) -> None:
+    patch.setattr(cpu, "ROWS", 2 * rows)  # those of all heads of a group
+    patch.setattr(blockwise, "BLOCK", 1)
+    patch.setattr(blockwise, "FEWEST_ROWS", rows)
 
 
 def draw(seed, batch, kv_heads, group, tokens, keys, head_dim=8, scale=2.0):
@@ -62,12 +69,13 @@ def check_columns(columns, expected, q, k) -> None:
 
 
 def check(arrays) -> None:
-    result = attend(*tensors(arrays), STATISTICS)
     expected = reference.attend(*tensors(arrays, "float64"), STATISTICS)
-    assert set(result.columns) == set(STATISTICS)
-    np.testing.assert_allclose(result.out.numpy(), expected.out.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(result.lse.numpy(), expected.lse.numpy(), rtol=1e-5, atol=1e-5)
-    check_columns(result.columns, expected.columns, *arrays[:2])
+    for backend in BACKENDS:
+        result = backend.attend(*tensors(arrays), STATISTICS)
+        assert set(result.columns) == set(STATISTICS)
+        np.testing.assert_allclose(result.out.numpy(), expected.out.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(result.lse.numpy(), expected.lse.numpy(), rtol=1e-5, atol=1e-5)
+        check_columns(result.columns, expected.columns, *arrays[:2])
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -104,18 +112,18 @@ def test_one_block_of_its_own_size() -> None:
 )
 def test_any_shape(seed, batch, kv_heads, group, tokens, before, rows) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blockwise, "CPU_BLOCK", 1)
-        patch.setattr(blockwise, "FEWEST_ROWS", rows)
+        block_size(patch, rows)
         check(draw(seed, batch, kv_heads, group, tokens, tokens + before))
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scale", [1e2, 1e4])
-def test_large_scores_do_not_overflow(scale: float) -> None:
+def test_large_scores_do_not_overflow(scale: float, backend) -> None:
     """Scores of thousands, of either sign: weights near zero and one, and a future far above."""
     arrays = draw(3, 1, 2, 2, 48, 48, scale=scale)
     q, k, v = tensors(arrays)
-    result = attend(q, k, v, STATISTICS)
+    result = backend.attend(q, k, v, STATISTICS)
     expected = reference.attend(*tensors(arrays, "float64"), STATISTICS)
     for got in (result.out, result.lse, *result.columns.values()):
         assert bool(got.isfinite().all())
@@ -124,10 +132,25 @@ def test_large_scores_do_not_overflow(scale: float) -> None:
     np.testing.assert_allclose(result.out.numpy(), expected.out.numpy(), atol=1e-5 * scale)
 
 
-def test_first_row_sees_itself_alone_however_high_the_future() -> None:
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = tensors(draw(5, 1, 3, 3, 700, 700, head_dim=64))
+    results = []
+    for threads in (1, 2, 5):
+        with ThreadPoolExecutor(threads) as pool:
+            monkeypatch.setattr(cpu, "_threads", lambda: pool)  # noqa: B023
+            results.append(attend(q, k, v, STATISTICS))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other.out.numpy(), results[0].out.numpy())
+        np.testing.assert_array_equal(other.lse.numpy(), results[0].lse.numpy())
+        for statistic, column in other.columns.items():
+            np.testing.assert_array_equal(column.numpy(), results[0].columns[statistic].numpy())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_first_row_sees_itself_alone_however_high_the_future(backend) -> None:
     q, k = paddle.ones([1, 1, 40, 4]), paddle.zeros([1, 1, 40, 4])
     k[:, :, 1:] = 1000.0
-    result = attend(q, k, k + 1.0, (ColumnStatistic("sum"),))
+    result = backend.attend(q, k, k + 1.0, (ColumnStatistic("sum"),))
     np.testing.assert_array_equal(result.out[0, 0, 0].numpy(), 1.0)
     np.testing.assert_allclose(result.lse[0, 0, 0].item(), 0.0)
     np.testing.assert_allclose(result.columns[ColumnStatistic("sum")][0, 0, 0].item(), 1.0)
@@ -173,5 +196,5 @@ def test_memory_grows_with_the_length_and_not_its_square() -> None:
     )
     assert done.returncode == 0, done.stderr
     peaks = json.loads(done.stdout.splitlines()[-1])
-    # One head's weights at 8,000 tokens would be 244 MiB; inputs and output are 3 MiB.
+    # One head's weights at 8,000 tokens would be 244 MiB; a thread's block and mask are 10.
     assert peaks[2] - peaks[0] < 40, peaks
