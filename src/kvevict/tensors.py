@@ -32,8 +32,8 @@ def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def has_triton() -> bool:
-    """Whether the Triton kernels can be used."""
-    return find_spec("triton") is not None
+    """Whether the Triton kernels can be used: they need the tensor descriptors of Triton 3.4."""
+    return bool(find_spec("triton") and find_spec("triton.tools.tensor_descriptor"))
 
 
 def has_kernels(x: Tensor) -> bool:

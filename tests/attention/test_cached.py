@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
+from kvevict.attention import cached
 from kvevict.attention.cached import attend_cached
 from kvevict.cache import LayerCache
 from tests.attention import numpy_attention as dense
@@ -48,6 +49,24 @@ def test_ragged(lengths: list[int], group: int, old: int, new: int) -> None:
         got = out[h * group : (h + 1) * group].numpy()
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(by_head[h], dense.weights(own, keys[None]), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_a_long_continuation_goes_in_blocks(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    cache, _ = build(rng, [5, 1, 9], 2, 5)
+    q = paddle.to_tensor(rng.normal(size=(6, 5, 8)).astype(np.float32))
+    whole, _ = attend_cached(q, cache)
+    monkeypatch.setattr(cached, "BLOCK", rows * 6 * (9 + 7))
+    sizes = []
+    monkeypatch.setattr(
+        cached,
+        "_attend",
+        lambda own, *rest, f=cached._attend: sizes.append(own.shape[1]) or f(own, *rest),
+    )
+    blocks, _ = attend_cached(q, cache)
+    assert max(sizes) == rows and sum(sizes) == 5
+    np.testing.assert_allclose(blocks.numpy(), whole.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_large_scores() -> None:

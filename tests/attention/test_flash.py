@@ -24,11 +24,14 @@ from kvevict.cache import LayerCache  # noqa: E402
         ("float32", 128, False),
     ],
 )
-def test_what_the_kernels_take(dtype: str, head_dim: int, taken: bool) -> None:
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (12, 0)])
+def test_what_the_kernels_take(monkeypatch, capability, dtype, head_dim, taken) -> None:
+    monkeypatch.setattr(flash, "_capability", lambda framework: capability)
     with FakeTensorMode():
         for device in ("cuda", "cpu"):
             q = torch.empty(1, 2, 5, head_dim, dtype=getattr(torch, dtype), device=device)
-            assert flash.applies(q) == (taken and device == "cuda")
+            expected = taken and device == "cuda" and capability >= (8, 0)
+            assert flash.applies(q) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -49,3 +52,47 @@ def test_any_head_dim_runs_on_a_gpu(head_dim: int) -> None:
     cache.append(k[0, :, -1:], v[0, :, -1:])
     mixed, _ = attend_cached(q[0, :, -1:], cache)
     torch.testing.assert_close(mixed.cpu().double(), expected.out[0, :, -1:], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_properties(0).total_memory < 40 << 30,
+    reason="needs a GPU with 40 GiB",
+)
+def test_more_elements_than_int32_counts() -> None:
+    """Queries of 2³¹ numbers and more: rows, columns and the last entries are where they belong."""
+    tokens, heads, group = (1 << 19) + 300, 8, 4
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(1, tokens, h, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        for h in (heads * group, heads, heads)
+    )
+    q, k, v = (3 * q).contiguous(), k.contiguous(), v.contiguous()  # few keys weigh most
+    assert q.numel() > 1 << 31
+    statistics = (
+        ColumnStatistic("sum", tokens // 100),
+        ColumnStatistic("sum_of_squares", 32, per_kv_head=False),
+    )
+    out, lse, columns = attend(q, k, v, statistics)
+    for head in (0, 13, 31):
+        keys, values = k[0, head // group].double(), v[0, head // group].double()
+        for row in (5, 70_000, tokens - 1):
+            scores = keys[: row + 1] @ q[0, head, row].double() * 128**-0.5
+            mixed = scores.softmax(0) @ values[: row + 1]
+            torch.testing.assert_close(
+                lse[0, head, row].double(), scores.logsumexp(0), rtol=1e-4, atol=1e-3
+            )
+            torch.testing.assert_close(out[0, head, row].double(), mixed, rtol=0.02, atol=5e-3)
+    for statistic in statistics:
+        power = 1 if statistic.reduce == "sum" else 2
+        rows = torch.arange(statistic.first_row(tokens), tokens, device="cuda")
+        some = torch.tensor([0, 77_777, tokens - 400, tokens - 1], device="cuda")
+        for head in (0, heads - 1):
+            members = slice(head * group, (head + 1) * group)
+            scores = q[0, members, rows].double() @ k[0, head, some].double().T * 128**-0.5
+            weights = (scores - lse[0, members, rows].double().unsqueeze(-1)).exp() ** power
+            weights = weights.masked_fill(some > rows.unsqueeze(-1), 0).sum(1)
+            if statistic.per_kv_head:
+                got, weights = columns[statistic][0, head, some], weights.sum(0)
+            else:
+                got = columns[statistic][0, members][:, some]
+            torch.testing.assert_close(got.double(), weights, rtol=1e-2, atol=1e-9)

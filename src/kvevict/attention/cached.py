@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..cache import LayerCache
 from ..tensors import Tensor, matmul_nt, namespace
 from . import flash
+from .blockwise import BLOCK
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
 
@@ -17,35 +18,51 @@ def attend_cached(
     Args:
         q: ``[query_heads, tokens, head_dim]``.
         cache: prefix and tail, the new tokens' keys and values written already.
-        observe: also return the weights.
+        observe: also return the weights, and so hold those of all tokens at once.
 
     Returns:
         ``[query_heads, tokens, head_dim]``, and for each of the cache's runs of heads the weights
         ``[heads, group, tokens, length + tail]`` in float32 (None unless asked for).
     """
+    query_heads, tokens, _ = q.shape
+    group = query_heads // len(cache.lengths)
+    if not observe and group * tokens <= KERNEL_ROWS and flash.kernels_apply(q):
+        ns = namespace(q)
+        tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
+        return attend_on_gpu(q, cache, tail), None
+    if observe:
+        return _attend(q, cache, cache.tail, observe)
+    rows = max(1, BLOCK // (query_heads * (max(cache.lengths) + cache.tail)))
+    outs = []
+    for start in range(0, tokens, rows):
+        after = max(0, tokens - start - rows)
+        outs.append(_attend(q[:, start : start + rows], cache, cache.tail - after, observe)[0])
+    return outs[0] if len(outs) == 1 else namespace(q).cat(outs, dim=1), None
+
+
+def _attend(
+    q: Tensor, cache: LayerCache, tail: int, observe: bool
+) -> tuple[Tensor, list[Tensor] | None]:
+    """As :func:`attend_cached`, of queries that are the last of the tail's first ``tail``."""
     ns = namespace(q)
     query_heads, tokens, head_dim = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and flash.kernels_apply(q):
-        tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
-        return attend_on_gpu(q, cache, tail), None
     scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
     future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
     outs, seen = [], []
     for heads, keys, values in cache.runs():
-        tail_keys = cache.tail_keys[heads, : cache.tail]
-        tail_values = cache.tail_values[heads, : cache.tail]
+        tail_keys, tail_values = cache.tail_keys[heads, :tail], cache.tail_values[heads, :tail]
         length = keys.shape[1]
         own = scaled[heads]
         scores = ns.cat([matmul_nt(own, keys), matmul_nt(own, tail_keys)], dim=-1)
         if tokens > 1:
-            scores = scores.reshape(-1, tokens, length + cache.tail)
+            scores = scores.reshape(-1, tokens, length + tail)
             scores[..., -tokens:] = scores[..., -tokens:].masked_fill(future, -float("inf"))
-            scores = scores.reshape(-1, group * tokens, length + cache.tail)
+            scores = scores.reshape(-1, group * tokens, length + tail)
         weights = scores.softmax(dim=-1)
         outs.append(weights[..., :length] @ values + weights[..., length:] @ tail_values)
         if observe:
-            seen.append(weights.float().reshape(-1, group, tokens, length + cache.tail))
+            seen.append(weights.float().reshape(-1, group, tokens, length + tail))
     out = outs[0] if len(outs) == 1 else ns.cat(outs, dim=0)
     return out.reshape(query_heads, tokens, head_dim), seen if observe else None
 

@@ -1,11 +1,13 @@
 """Flash attention on a GPU: the framework's kernel, whose log-sum-exp the statistics reuse.
 
-With Paddle this is its FlashAttention-2, with PyTorch its own. Both return the log-sum-exp of each
-row, so a statistic over few rows needs one more product of those queries with the keys, and no
-softmax. It runs as a Triton kernel where Triton is installed, else in framework operations.
+With Paddle this is its FlashAttention-2, with PyTorch the same or cuDNN's. They return the
+log-sum-exp of each row, so a statistic over few rows needs one more product of those queries with
+the keys, and no softmax: a Triton kernel where Triton is installed, else framework operations.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 from ..tensors import Tensor, has_triton, namespace
 from .base import ColumnStatistic, Output, check
@@ -17,7 +19,22 @@ HEAD_DIMS = (64, 128, 256)  # that the Triton kernels take
 def applies(q: Tensor) -> bool:
     """Whether ``q`` is of a kind and in a place that the kernels take."""
     ns = namespace(q)
-    return q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
+    fits = q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
+    return fits and _capability(ns.__name__) >= (8, 0)
+
+
+@lru_cache
+def _capability(framework: str) -> tuple[int, int]:
+    """Compute capability of the current GPU, NVIDIA's; (0, 0) of another maker's."""
+    if framework == "torch":
+        import torch
+
+        return (0, 0) if torch.version.hip else torch.cuda.get_device_capability()
+    import paddle
+
+    if paddle.is_compiled_with_rocm():
+        return (0, 0)
+    return tuple(paddle.device.cuda.get_device_capability())
 
 
 def kernels_apply(q: Tensor) -> bool:
@@ -67,7 +84,7 @@ def _torch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """PyTorch's public function gives no log-sum-exp; the operators under it do."""
     import torch
 
-    if torch.cuda.get_device_capability(q.device) >= (9, 0):  # there cuDNN's is far ahead
+    if _capability("torch") in ((9, 0), (10, 0)):  # where PyTorch too prefers cuDNN's, far ahead
         out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
             q, k, v, None, True, 0.0, True
         )
