@@ -94,6 +94,7 @@ def keep(args: argparse.Namespace) -> Path:
         args.example,
         args.data_dir,
         args.device,
+        args.framework,
     )
 
     from reporting import kept_figure, page
@@ -161,6 +162,7 @@ def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--data_dir", type=Path, default=Path("../data"), help="where <task>.jsonl lies")
     add("--task", default="passkey")
     add("--example", type=int, default=0, help="which one, from 0")
+    add("--framework", default="paddle", help="what runs the model: paddle or pytorch")
     add("--device", help="cpu, gpu or gpu:<n>, by default what there is")
     _add_common(parser)
     return parser.parse_args(argv)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reporting.pool import estimate
+from reporting.intervals import estimate
 from tests.reporting.runs import write_data, write_run
 
 SRC = Path(__file__).parents[1] / "src"
@@ -65,9 +65,12 @@ def test_the_tables_say_what_was_scored_and_what_it_cost(made):
         ("SnapKV", "10%"),
     ]
     assert scores["Method", "Kept"] == ["Retrieve.PassKey"]
-    expected = estimate([1, 1, 0, 1])
+    expected = estimate([1, 1, 0, 1], range(4))
     assert scores["SnapKV", "10%"] == [f"0.750 [{expected.low:.2f}, {expected.high:.2f}]"]
-    assert scores["NACL", "50%"] == ["0.500 [0.50, 0.50]"], "seeds are pooled by example"
+    assert scores["NACL", "10%"][0].startswith("0.000 [0.00, ")
+    alike = estimate([0.5] * 4, range(4))
+    expected = [f"0.500 [{alike.low:.2f}, {alike.high:.2f}]"]
+    assert scores["NACL", "50%"] == expected, "seeds are pooled by example"
     costs = rows(text, "Cost at 2K tokens")
     mib = 0.1 * 2000 * 100 / 2**20
     assert costs["NACL", "10%"] == [f"{mib:.1f}", "10.0%", "2.00 *", "5.0"]
@@ -173,6 +176,10 @@ def test_broken_files_are_named(tmp_path, file, text, message):
         (["kept", "--data_dir", "nowhere"], "cannot read nowhere/passkey.jsonl"),
         (["kept", "--data_dir", "{tmp}", "--example", "3"], "--example 3: "),
         (["kept", "--data_dir", "{tmp}", "--model_path", "x"], "there is no model 'x'"),
+        (
+            ["kept", "--data_dir", "{tmp}", "--framework", "x"],
+            "framework must be paddle or pytorch",
+        ),
     ],
 )
 def test_bad_arguments_get_one_sentence(tmp_path, arguments, message):

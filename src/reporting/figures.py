@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 import tasks
 from reporting.cost import cost_figure
 from reporting.heatmap import heat_maps
-from reporting.pool import Cell, Estimate, Group, overall, ratios_of, settings_of, task_names
+from reporting.intervals import Estimate
+from reporting.pool import Cell, Group, overall, ratios_of, settings_of, task_names
 from reporting.style import FULL, FULL_DASH, INK, OTHERS, display, full_line, legend, look, percent
 
 Curves = dict[str, dict[float, Estimate]]  # a method's estimate at each keep ratio
@@ -138,7 +139,7 @@ def _draw_curves(ax: Axes, curves: Curves, looks: dict[str, dict[str, Any]], ban
         if bands:
             low, high = [e.low for e in estimates], [e.high for e in estimates]
             color = looks[method]["color"]
-            ax.fill_between(ratios, low, high, color=color, alpha=0.1, lw=0, zorder=2)
+            ax.fill_between(ratios, low, high, color=color, alpha=0.2, lw=0, zorder=2)
         means = [e.mean for e in estimates]
         ax.plot(ratios, means, **looks[method], lw=1.5, ms=4.5, mec="white", mew=0.5, zorder=z)
     ax.set_ylim(-0.03, 1.03)

@@ -81,13 +81,15 @@ def capture(
     example_id: int,
     data_dir: Path,
     device: str | None = None,
+    framework: str = "paddle",
 ) -> Kept:
     """Prefill one example once, under every method.
 
     Prompts are evicted from however short they are, and not cut.
 
     Raises:
-        InputError: no such method, task, example or model, or a prompt beyond its positions.
+        InputError: no such method, task, example, model or framework, or a prompt beyond the
+            model's positions.
     """
     from kvevict.policies import build
 
@@ -102,13 +104,11 @@ def capture(
 
     from kvevict import models
 
-    loaded = models.load(model_path, device=device)
+    loaded = models.load(model_path, device=device, framework=framework)
     from kvevict.generate import prefill
-    from kvevict.integrations.paddlenlp import PaddleNLPDecoder
 
     ids = loaded.tokenizer.encode(tasks.normalise(tasks.prompt(task, example)))
-    decoder = PaddleNLPDecoder(loaded.model)
-    sessions = prefill(decoder, ids, policies, example.id, record=True)
+    sessions = prefill(loaded.decoder(), ids, policies, example.id, record=True)
     tokens = token_texts(loaded.tokenizer.decode, ids)
     return Kept(
         loaded.name,

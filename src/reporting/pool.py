@@ -1,37 +1,25 @@
 """From the results of single runs to what a table or figure shows: seeds and runs pooled.
 
 A *cell* is one method at one keep ratio on one task and length. Its score is the mean over examples
-of each example's mean over seeds, with a 95% confidence interval over the examples.
+of each example's mean over seeds, with a 95% confidence interval. Examples with the same id in
+several files, such as those of several lengths, are one cluster of it (see ``intervals``).
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-import numpy as np
-
 import tasks
+from reporting.intervals import Estimate, average, estimate
 from reporting.load import Result
 from reporting.style import FULL, rank
 from reporting.variants import label_variants
 
-Z = 1.959963984540054  # the normal distribution's 97.5% quantile
-RESAMPLES = 10_000
 PROMPT, CONTEXT = "question in the prompt", "context compressed before the question is known"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its 95% confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         task,
         length,
         tokens=median(tokens for result in results for tokens in result.prompt_tokens),
-        score=estimate(list(means.values())),
+        score=estimate(list(means.values()), [i for _, i in means]),
         examples=len(means),
         seeds=len({result.settings["policy"].get("seed") for result in results}),
         points=tuple((at, means[key]) for key, at in depths.items() if at is not None),
@@ -166,35 +154,6 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         decoded_together=any(result.settings.get("decode_together") for result in results),
         ms_per_token=mean(result.ms_per_token for result in results),
     )
-
-
-def estimate(values: list[float]) -> Estimate:
-    """The mean of scores in [0, 1] with its 95% interval.
-
-    Wilson's score interval where every score is 0 or 1, else the percentiles of a bootstrap over
-    the examples, from a fixed seed.
-    """
-    scores = np.asarray(values, dtype=float)
-    n, average = len(scores), float(scores.mean())
-    if np.isin(scores, (0, 1)).all():
-        shrunk = (average + Z * Z / (2 * n)) / (1 + Z * Z / n)
-        half = Z / (1 + Z * Z / n) * math.sqrt(average * (1 - average) / n + (Z / (2 * n)) ** 2)
-        return Estimate(average, max(0.0, shrunk - half), min(1.0, shrunk + half))
-    picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    low, high = np.percentile(scores[picks].mean(axis=1), (2.5, 97.5))
-    return Estimate(average, float(low), float(high))
-
-
-def average(parts: list[Estimate]) -> Estimate:
-    """The mean of independent estimates, such as those of several tasks.
-
-    Its interval is recovered from theirs: distances from mean to bound add up as squares (MOVER;
-    Zou and Donner, Statistics in Medicine 2008).
-    """
-    center = mean(part.mean for part in parts)
-    below = math.hypot(*(part.mean - part.low for part in parts)) / len(parts)
-    above = math.hypot(*(part.high - part.mean for part in parts)) / len(parts)
-    return Estimate(center, center - below, center + above)
 
 
 def overall(cells: list[Cell], method: str, ratio: float) -> Estimate | None:

@@ -6,20 +6,21 @@ replaced. Forms of a method stay out of the main figures and tables, and have ta
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from matplotlib.figure import Figure
 
 from kvevict.errors import InputError
+from reporting import intervals
 from reporting.figures import lengths_figure, methods_figure, score_figure
+from reporting.intervals import Estimate
 from reporting.load import Result
-from reporting.pool import Cell, Estimate, Group, Z, overall, pool, ratios_of, settings_of
+from reporting.pool import Cell, Group, overall, pool, ratios_of, settings_of
 from reporting.style import base, display, percent
 from reporting.tables import Table, score_cell, score_table
 from reporting.variants import label_variants
@@ -40,13 +41,15 @@ PAIRS = (
     ("nacl", "random"),
 )
 PAIRED = (
-    "Differences are paired, over the same examples, seeds pooled, with the 95% interval of their "
-    "mean (normal)."
+    "Differences are paired, over the same examples, seeds pooled. The 95% interval of their mean "
+    "is normal, the lengths of an example being one cluster."
 )
-COUNTED = "The last two columns count examples."
+COUNTED = "The last two columns count examples, each length as one."
 
-#: The mean score of each example (task, data, id), seeds pooled, for each label and keep ratio.
-Scores = dict[tuple[str, float], dict[tuple[str, str, int], float]]
+#: The mean score of each example (task, data, id), seeds pooled.
+Examples = dict[tuple[str, str, int], float]
+#: Those of each label and keep ratio.
+Scores = dict[tuple[str, float], Examples]
 
 
 def refreshed(page: Path, results: list[Result]) -> str:
@@ -94,13 +97,17 @@ def tables(results: list[Result]) -> dict[str, Table]:
     return made
 
 
-def difference(ours: dict, others: dict) -> tuple[Estimate, int, int]:
-    """How much better the first scores on the examples of both; examples won and lost."""
-    gaps = [ours[key] - others[key] for key in ours.keys() & others.keys()]
-    center = mean(gaps)
-    half = Z * stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
-    estimate = Estimate(center, center - half, center + half)
-    return estimate, sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+def difference(ours: Examples, others: Examples) -> tuple[Estimate, int, int] | None:
+    """How much better the first scores on the examples of both; examples won and lost.
+
+    None where they have none in common, as when a study has only begun.
+    """
+    gaps = {key: ours[key] - others[key] for key in ours if key in others}
+    if not gaps:
+        return None
+    clusters = [(task, i) for task, _, i in gaps]
+    won, lost = sum(gap > 0 for gap in gaps.values()), sum(gap < 0 for gap in gaps.values())
+    return intervals.difference(list(gaps.values()), clusters), won, lost
 
 
 def _group(results: list[Result], by_length: bool = True) -> Group:
@@ -150,9 +157,9 @@ def _forms_table(method: str, cells: list[Cell], scores: Scores) -> Table:
     table = score_table(cells)
     rows = []
     for row, setting in zip(table.rows, settings_of(cells)):
-        plain = scores.get((method, setting[1]))
-        same = setting[0] == method or plain is None
-        rows.append([*row, "" if same else _signed(difference(scores[setting], plain)[0])])
+        plain = {} if setting[0] == method else scores.get((method, setting[1]), {})
+        found = difference(scores[setting], plain)
+        rows.append([*row, _signed(found[0]) if found else ""])
     header = [*table.header, f"Against {display(method)}"]
     return Table(f"Forms of {display(method)}, all lengths", header, rows, [PAIRED])
 
@@ -162,8 +169,9 @@ def _pairs_table(scores: Scores) -> Table:
     for one, other in PAIRS:
         ratios = {ratio for label, ratio in scores if label == one}
         for ratio in sorted(ratios, reverse=True):
-            if (other, ratio) in scores:
-                gap, won, lost = difference(scores[one, ratio], scores[other, ratio])
+            found = difference(scores[one, ratio], scores.get((other, ratio), {}))
+            if found:
+                gap, won, lost = found
                 names = f"{display(one)} against {display(other)}"
                 rows.append([names, percent(ratio), _signed(gap), str(won), str(lost)])
     header = ["Pair", "Kept", "Difference", "Better on", "Worse on"]

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from statistics import mean
 
 import tasks
-from reporting.pool import Cell, Estimate, Group, overall, settings_of, task_names
+from reporting.intervals import Estimate
+from reporting.pool import Cell, Group, overall, settings_of, task_names
 from reporting.style import display, percent
 
 DASH = "–"
 HOW = (
     "Scores are means over examples, from 0 to 1, with their 95% confidence interval in brackets: "
-    "Wilson's score interval where every example scores 0 or 1, else a bootstrap over examples. "
-    "The seeds of methods that draw are pooled, each example by its mean. The interval of a mean "
-    "over tasks is recovered from those of the tasks (MOVER)."
+    "Wilson's score interval, for as many scores of 0 or 1 as would vary as much. The seeds of "
+    "methods that draw are pooled, each example by its mean. Examples with the same id in several "
+    "files of a task are one cluster, not independent ones. The interval of a mean over tasks is "
+    "recovered from those of the tasks (MOVER)."
 )
 
 

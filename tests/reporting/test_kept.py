@@ -68,10 +68,14 @@ def test_the_answer_is_marked_where_it_overlaps():
     assert kept.answer_tokens(tokens, ["nowhere"]) == []
 
 
-def test_masks_of_a_real_model_hold_the_budget(builtin_dir, tmp_path):
+@pytest.mark.parametrize(("framework", "package"), [("paddle", "paddle"), ("pytorch", "torch")])
+def test_masks_of_a_real_model_hold_the_budget(builtin_dir, tmp_path, framework, package):
+    pytest.importorskip(package)
     write_data(tmp_path, count=2, words=150)
     methods = ["streamingllm", "laprox", "nacl"]
-    found = kept.capture("smollm2-135m-instruct", methods, 0.25, "passkey", 1, tmp_path)
+    found = kept.capture(
+        "smollm2-135m-instruct", methods, 0.25, "passkey", 1, tmp_path, framework=framework
+    )
     n = len(found.tokens)
     assert "".join(found.tokens[i] for i in found.answer).strip() == "10001"
     for mask in found.masks.values():

@@ -1,56 +1,12 @@
-"""What tables and figures are made of: intervals, and results pooled."""
+"""What tables and figures are made of: results read, kept and pooled."""
 
 from __future__ import annotations
 
-import math
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reporting import cost, load, pool, tables
+from reporting.intervals import estimate
 from tests.reporting.runs import write_data, write_run
-
-scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
-
-
-def test_wilson_solves_its_equation():
-    """Its bounds are where the observed share is exactly z standard errors away."""
-    for wins, n in ((0, 10), (3, 10), (10, 10), (97, 100)):
-        estimate = pool.estimate([1.0] * wins + [0.0] * (n - wins))
-        for bound in (estimate.low, estimate.high):
-            error = math.sqrt(max(0, bound * (1 - bound) / n))
-            assert abs(wins / n - bound) == pytest.approx(pool.Z * error, abs=1e-6)
-        assert (estimate.low < 1e-9) == (wins == 0)
-        assert (estimate.high > 1 - 1e-9) == (wins == n)
-
-
-def test_intervals_cover_the_truth_as_often_as_they_say():
-    rng = random.Random(0)
-    for draw, truth in (
-        (lambda: float(rng.random() < 0.8), 0.8),
-        (lambda: rng.betavariate(2, 1), 2 / 3),
-    ):
-        found = [pool.estimate([draw() for _ in range(50)]) for _ in range(300)]
-        covered = sum(estimate.low <= truth <= estimate.high for estimate in found) / len(found)
-        assert 0.9 <= covered <= 0.99
-
-
-@given(scores)
-def test_a_mean_lies_in_its_interval_and_that_in_0_to_1(values):
-    estimate = pool.estimate(values)
-    assert 0 <= estimate.low <= estimate.mean + 1e-12
-    assert estimate.mean - 1e-12 <= estimate.high <= 1
-
-
-@given(st.lists(scores, min_size=1, max_size=4))
-def test_a_mean_over_tasks_is_no_less_certain_than_its_tasks(values):
-    parts = [pool.estimate(task) for task in values]
-    whole = pool.average(parts)
-    assert whole.mean == pytest.approx(sum(p.mean for p in parts) / len(parts))
-    assert whole.high - whole.low <= max(p.high - p.low for p in parts) + 1e-12
-    assert pool.average(parts[:1]).low == pytest.approx(parts[0].low)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +24,7 @@ def test_seeds_are_pooled_by_example(tmp_path):
     ((group,), results) = grouped(tmp_path)
     (cell,) = group.cells
     assert (cell.examples, cell.seeds, cell.score.mean) == (4, 2, 0.5)
-    assert cell.score == pool.estimate([1.0, 0.5, 0.5, 0.0])
+    assert cell.score == estimate([1.0, 0.5, 0.5, 0.0], range(4))
     assert len(results) == 2
 
 
@@ -161,12 +117,13 @@ def test_parts_of_a_run_in_several_directories_are_one_result(tmp_path):
     assert joined.cache_bytes == other.cache_bytes and joined.ms_per_token == pytest.approx(10.0)
 
 
-def test_lengths_can_be_pooled(tmp_path):
-    for tokens, right in ((1000, [True, True]), (2000, [False, True])):
-        write_run(tmp_path / str(tokens), "nacl", right, tokens=tokens)
+def test_lengths_are_pooled_and_those_of_an_example_are_one_cluster(tmp_path):
+    for tokens in (1000, 2000):
+        write_run(tmp_path / str(tokens), "nacl", [True, True, False, False], tokens=tokens)
     (group,) = pool.pool(load.read_runs(tmp_path), by_length=False)
     (cell,) = group.cells
-    assert (cell.length, cell.examples, cell.score) == ("", 4, pool.estimate([1, 1, 0, 1]))
+    assert (cell.length, cell.examples) == ("", 8)
+    assert cell.score == estimate([1, 1, 0, 0], range(4)), "the second length adds nothing new"
 
 
 def grouped(path):

@@ -106,16 +106,30 @@ def test_pairs_are_compared_on_the_same_examples(made):
         "Pairs of methods, all tasks and lengths",
     )
     assert [row[:2] for row in pairs] == [["NACL against SnapKV", kept] for kept in ("50%", "20%")]
-    gaps = [0, 0, 0, -1] * 2 + [0, -1, 0, -1] * 2  # two tasks at each of two lengths
-    center, half = sum(gaps) / 16, NormalDist().inv_cdf(0.975) * stdev(gaps) / math.sqrt(16)
+    # Examples 0 to 3 of either task, a mean over its two lengths each: eight clusters.
+    gaps = [0, -0.5, 0, -1] * 2
+    center, half = sum(gaps) / 8, NormalDist().inv_cdf(0.975) * stdev(gaps) / math.sqrt(8)
     expected = f"{center:+.3f} [{center - half:+.3f}, {center + half:+.3f}]"
     assert pairs[0][2:] == [expected, "0", "6"]
 
 
 def test_a_difference_is_of_the_examples_that_both_have():
-    gap, won, lost = study.difference({1: 1.0, 2: 0.5, 3: 1.0}, {2: 1.0, 3: 0.0, 4: 1.0})
+    ours = {("passkey", "4K", 1): 1.0, ("passkey", "4K", 2): 0.5, ("passkey", "4K", 3): 1.0}
+    others = {("passkey", "4K", 2): 1.0, ("passkey", "4K", 3): 0.0, ("passkey", "8K", 1): 1.0}
+    gap, won, lost = study.difference(ours, others)
     assert (gap.mean, won, lost) == (0.25, 1, 1)
     assert gap.low < -1 and gap.high > 1
+
+
+def test_what_has_no_example_in_common_is_not_compared(tmp_path):
+    """A study that has only begun: SnapKV at one length, NACL and a form of it at others."""
+    shares = {"proxy_token_keep_ratio": 0.19, "random_token_keep_ratio": 0.0}
+    write_run(tmp_path / "a", "snapkv", [True, False], tokens=1000)
+    write_run(tmp_path / "b", "nacl", [True, False], tokens=2000)
+    write_run(tmp_path / "c", "nacl", [True, False], tokens=3000, **shares)
+    made = study.tables(load.read_runs(tmp_path))
+    assert made["pairs"].rows == []
+    assert [row[-1] for row in made["nacl"].rows] == ["", ""]
 
 
 @pytest.mark.parametrize(
