@@ -10,12 +10,19 @@ SHAPES = [
     (1, 4, 2, 37, 300, 64),
     (2, 3, 1, 200, 200, 128),
     (1, 2, 2, 1, 129, 128),
+    (2, 8, 2, 53, 190, 64),
+    (1, 14, 2, 19, 131, 64),
     (1, 8, 1, 33, 77, 256),
     (1, 2, 1, 129, 260, 256),
     (1, 1, 1, 1, 1, 64),
 ]
 if DEVICE == "cuda":
-    SHAPES += [(1, 32, 8, 41, 4099, 128), (2, 8, 2, 2051, 2051, 64), (1, 4, 1, 400, 5001, 256)]
+    SHAPES += [
+        (1, 32, 8, 41, 4099, 128),
+        (2, 8, 2, 2051, 2051, 64),
+        (1, 4, 1, 400, 5001, 256),
+        (1, 28, 4, 327, 3001, 128),
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -56,7 +63,7 @@ def test_counts_match_dense_attention(shape, per_kv_head, dtype):
     surely = (decided & (weights < mean * (1 - 1e-4))).sum(-2).reshape(got.shape)
     perhaps = (decided & (weights < mean * (1 + 1e-4))).sum(-2).reshape(got.shape)
     assert torch.all(surely <= got) and torch.all(got <= perhaps)
-    assert (perhaps - surely).sum() <= 1e-3 * got.sum()
+    assert (perhaps - surely).sum() <= 2 + 1e-3 * got.sum()  # few rows have few weights
 
 
 def test_strides_and_slices_are_taken_as_they_are():
