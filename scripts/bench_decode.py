@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from bench_gpu import GIB, random_llama
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import Cache, DynamicCache, LlamaForCausalLM, StaticCache
 
 from kvevict import build, graph
 from kvevict.cache import KVCache, LayerCache
@@ -55,8 +55,8 @@ def main() -> None:
 
 def measured(model: LlamaForCausalLM, tokens: int, steps: int) -> Iterator[dict]:
     """A row for each setting."""
-    full = {"label": "transformers, full cache", "sequences": 1}
-    yield {**full, **theirs(model, tokens, steps)}
+    for label, run in (("full cache", concatenating), ("static cache, compiled", compiled)):
+        yield {"label": f"transformers, {label}", "sequences": 1, **run(model, tokens, steps)}
     decoder = TransformersDecoder(model)
     for label, sequences, lengths in settings(tokens, decoder.layers):
         session = filled(decoder, tokens, sequences, lengths)
@@ -130,24 +130,50 @@ def timed(session: Session, step: Callable, steps: int) -> tuple[float, float]:
     return round(statistics.median(times[3:]) * 1e3, 3), round(times[1] * 1e3, 1)
 
 
-def theirs(model: LlamaForCausalLM, tokens: int, steps: int) -> dict:
-    """transformers' own cache, which concatenates."""
-    cache, heads = DynamicCache(), model.config.num_key_value_heads
-    for layer in range(model.config.num_hidden_layers):
-        shape = (1, heads, tokens, model.config.head_dim)
-        keys, values = (torch.randn(shape, device="cuda").bfloat16() for _ in range(2))
-        cache.update(keys, values, layer)
+def concatenating(model: LlamaForCausalLM, tokens: int, steps: int) -> dict:
+    """transformers as ``generate`` runs it: a cache that concatenates, kernel by kernel."""
+    cache = DynamicCache()
+    for layer, pair in enumerate(random_entries(model, tokens)):
+        cache.update(*pair, layer)
+    return theirs(model, cache, tokens, steps)
+
+
+def compiled(model: LlamaForCausalLM, tokens: int, steps: int) -> dict:
+    """transformers at its best: a static cache, compiled, which makes CUDA graphs of its own."""
+    cache = StaticCache(config=model.config, max_cache_len=tokens + steps + 3)
+    heads, head_dim = model.config.num_key_value_heads, model.config.head_dim
+    cache.early_initialization(1, heads, head_dim, model.dtype, model.device)
+    for layer, (keys, values) in zip(cache.layers, random_entries(model, tokens)):
+        layer.keys[:, :, :tokens], layer.values[:, :, :tokens] = keys, values
+    return theirs(torch.compile(model, mode="reduce-overhead"), cache, tokens, steps)
+
+
+def random_entries(model: LlamaForCausalLM, tokens: int) -> Iterator[tuple]:
+    """Keys and values of each layer."""
+    shape = (1, model.config.num_key_value_heads, tokens, model.config.head_dim)
+    for _ in range(model.config.num_hidden_layers):
+        yield tuple(torch.randn(shape, device=model.device, dtype=model.dtype) for _ in range(2))
+
+
+def theirs(run: Callable, cache: Cache, tokens: int, steps: int) -> dict:
+    """Milliseconds of a step, the choice of its token included."""
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    token, times = torch.zeros((1, 1), dtype=torch.int64, device="cuda"), []
+    device = cache.layers[0].keys.device
+    token, times = torch.zeros((1, 1), dtype=torch.int64, device=device), []
     for step in range(steps + 3):
         start = time.perf_counter()
         with torch.no_grad():
-            position = torch.tensor([[tokens + step]], device="cuda")
-            out = model(token, past_key_values=cache, position_ids=position)
-        token = out.logits[:, -1:].argmax(-1)
+            position = torch.tensor([tokens + step], device=device)
+            out = run(
+                token,
+                past_key_values=cache,
+                cache_position=position,
+                position_ids=position.unsqueeze(0),
+            )
+        token = out.logits[:, -1:].argmax(-1).clone()
         token.tolist()
         times.append(time.perf_counter() - start)
-    del cache, out, keys, values
+    del cache, out
     gc.collect()
     torch.cuda.empty_cache()
     return {"cache_bytes": held, "loop_ms": round(statistics.median(times[3:]) * 1e3, 3)}

@@ -31,12 +31,7 @@ from kvevict.integrations.transformers import TransformersDecoder
 from kvevict.policies import Eviction
 
 GIB = 2**30
-PRESSES = (
-    ("random", "RandomPress"),
-    ("snapkv", "SnapKVPress"),
-    ("tova", "TOVAPress"),
-    ("adakv", "AdaKVPress"),
-)
+WRAPPERS = {"snapkv": None, "criticalkv": "CriticalKVPress", "adakv": "AdaKVPress"}  # kvpress's
 
 
 def main() -> None:
@@ -148,10 +143,9 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
         import kvpress
     except ImportError:
         return
-    for label, name in PRESSES:
-        press = getattr(kvpress, name)
-        press = press(kvpress.SnapKVPress(0.8)) if name == "AdaKVPress" else press(0.8)
-        yield f"kvpress, {label} 0.2", theirs(press)
+    for label, wrapper in WRAPPERS.items():
+        press = kvpress.SnapKVPress(0.8)
+        yield f"kvpress, {label} 0.2", theirs(getattr(kvpress, wrapper)(press) if wrapper else press)
 
 
 @contextmanager

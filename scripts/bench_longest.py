@@ -36,6 +36,8 @@ class StandIn(TransformersDecoder):
     def project(self, layer, hidden, start):
         if start == 0 or hidden.shape[1] != generate.CHUNK:
             self._first = super().project(layer, hidden, start)
+        else:
+            self._rotations(layer, start, hidden)  # kept for all layers
         # A copy: each chunk of a true prefill has tensors of its own.
         return tuple(x.clone() for x in self._first)
 

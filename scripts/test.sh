@@ -5,12 +5,18 @@ CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 bold='' plain=''
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
-run() {
-    echo "$bold+ $*$plain"
-    .venv/bin/python -m "$@"
+run() { in_env .venv "$@"; }
+in_env() {
+    echo "$bold+ ${*:2}$plain"
+    "$1/bin/python" -m "${@:2}"
 }
 
 bash scripts/setup.sh --dev
 run ruff check .
 run ruff format --check .
 run pytest "$@"
+# What needs PyTorch, where it was asked for: scripts/setup.sh --with-torch.
+if [ $# -eq 0 ] && [ -x .venv-torch/bin/python ]; then
+    in_env .venv-torch pytest tests/kernels tests/test_graph.py tests/attention/test_flash.py \
+        tests/integrations/test_transformers.py
+fi

@@ -30,7 +30,7 @@ from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import runtime
 from kvevict.errors import InputError
-from kvevict.models import LoadedModel, load
+from kvevict.models import load
 from kvevict.models.loading import read_checkpoint, use_device
 from kvevict.policies import Policy
 
@@ -53,13 +53,14 @@ def evaluate(args: Namespace) -> None:
     policies, wanted = arguments.policies(args), tasks.resolve(args.task)
     processes = Processes()
     rank = processes.rank if processes.world > 1 else None
-    runs = [
-        Run(Path(args.output_dir) / name, settings, rank)
-        for name, settings in arguments.runs(args, policies)
-    ]
     data = _check_data(args, wanted) if processes.rank == 0 else {}
 
-    use_device(args.device, args.framework)
+    place, dtype = use_device(args.device, args.dtype, args.framework)
+    numerics = {"dtype": dtype, "device": "cpu" if str(place) == "cpu" else "gpu"}
+    runs = [
+        Run(Path(args.output_dir) / name, {**settings, **numerics}, rank)
+        for name, settings in arguments.runs(args, policies)
+    ]
     checkpoint = read_checkpoint(args.model_path)
     positions = checkpoint.config["max_position_embeddings"]
     truncate = not args.no_truncation
@@ -72,16 +73,20 @@ def evaluate(args: Namespace) -> None:
     if processes.rank == 0:
         for run in runs:
             run.open(data)
-    loaded = load(checkpoint, device=args.device, framework=args.framework)
+    loaded = load(checkpoint, dtype, args.device, args.framework)
     processes.begin()
     eos = set(loaded.eos_ids)
     predictor = Predictor(loaded.decoder(), prompts, eos, args.decode_together)
+    predicted = 0
     for task in wanted:
-        _run_task(task, args, predictor, list(zip(runs, policies)), processes)
+        predicted += _run_task(task, args, predictor, list(zip(runs, policies)), processes)
     processes.end()
     if processes.rank == 0:
+        if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
+            runs[0].record["peak_memory_bytes"] = runtime.peak_process_bytes()
+            runs[0].record["peak_device_bytes"] = runtime.peak_device_bytes(args.framework)
         for run in runs:
-            _finish(run, wanted, processes.world, loaded)
+            _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, wanted))
         print(f"scores: python compute_scores.py --output_dir {args.output_dir}")
 
@@ -113,36 +118,37 @@ def _run_task(
     predictor: Predictor,
     runs: list[tuple[Run, Policy]],
     processes: Processes,
-) -> None:
-    """This process's share of one task."""
-    done = [run.done(task.name) for run, _ in runs]
-    pending = [e for e in _examples(args, task) if any(e.id not in ids for ids in done)]
+) -> int:
+    """Predict this process's share of one task; how many examples that were."""
+    todo = [(run, policy, run.done(task.name)) for run, policy in runs]
+    pending = [e for e in _examples(args, task) if any(e.id not in done for *_, done in todo)]
     own = processes.share(pending, neighbours=args.compress == "context")
     share = f" (1 of {processes.world})" if processes.world > 1 else ""
     progress = Progress(own, task.table_name + share, visible=processes.rank == 0)
     for example in progress:
-        open_runs = [pair for pair, ids in zip(runs, done) if example.id not in ids]
+        # A batch with fewer members may round otherwise, so those that are done take part again.
+        members = [m for m in todo if args.decode_together or example.id not in m[2]]
         began = time.perf_counter()
-        answers = predictor.predict(task, example, [policy for _, policy in open_runs])
+        answers = predictor.predict(task, example, [policy for _, policy, _ in members])
         label = tasks.label(task, example)
-        for (run, _), (answer, stats) in zip(open_runs, answers):
+        for (run, _, done), (answer, stats) in zip(members, answers):
+            if example.id in done:
+                continue
             row = {"id": example.id, "prediction": answer, "ground_truth": label}
             run.append(task.name, row, stats)
             if args.verbose:
                 progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
         progress.report([stats for _, stats in answers], time.perf_counter() - began)
+    return len(own)
 
 
-def _finish(run: Run, wanted: list[tasks.Task], world: int, loaded: LoadedModel) -> None:
+def _finish(run: Run, wanted: list[tasks.Task], world: int, device: str) -> None:
     """Merge what all processes wrote, and sum it up in run.json."""
     for task in wanted:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
-    run.record["processes"] = world
-    run.record["threads"] = int(os.environ[runtime.THREAD_VARIABLES[-1]])
-    run.record["peak_memory_bytes"] = runtime.peak_process_bytes()
-    run.record["peak_device_bytes"] = runtime.peak_device_bytes(loaded.framework)
-    run.record.update(dtype=loaded.dtype, device=loaded.device)
+    threads = int(os.environ[runtime.THREAD_VARIABLES[-1]])
+    run.record.update(processes=world, threads=threads, device=device)
     run.save()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvevict.cache import TAIL, KVCache, LayerCache
+from kvevict.cache import TAIL, KVCache, LayerCache, where
 
 D = 4
 ENTRY = 2 * D * 4  # bytes of one entry: keys and values in float32
@@ -23,7 +23,9 @@ def test_compact_keeps_what_the_mask_says(heads: int, n: int, data: st.DataObjec
     rows = st.lists(st.booleans(), min_size=n, max_size=n)
     mask = np.array(data.draw(st.lists(rows, min_size=heads, max_size=heads)))
     (k, keys), (v, values) = random(heads, n, D), random(heads, n, D)
-    layer = LayerCache.compact(keys, values + 1, paddle.to_tensor(mask), record=True)
+    layer = LayerCache.compact(keys, values + 1, record=True)
+    rows = where(paddle.to_tensor(mask.reshape(-1)), int(mask.sum()))
+    layer.keep(rows, mask.sum(1).tolist())
     assert layer.lengths == mask.sum(1).tolist()
     np.testing.assert_array_equal(layer.keys.numpy(), k[mask])
     np.testing.assert_array_equal(layer.values.numpy(), v[mask] + 1)
@@ -41,7 +43,7 @@ def test_compact_keeps_what_the_mask_says(heads: int, n: int, data: st.DataObjec
 
 def test_without_a_mask_all_is_kept() -> None:
     k, keys = random(2, 5, D)
-    layer = LayerCache.compact(keys, keys, None, record=True)
+    layer = LayerCache.compact(keys, keys, record=True)
     assert layer.lengths == [5, 5]
     np.testing.assert_array_equal(layer.keys.numpy(), k.reshape(-1, D))
     assert layer.positions.tolist() == [*range(5)] * 2
@@ -66,7 +68,7 @@ def test_runs_join_heads_of_equal_length() -> None:
 
 def test_tail_is_written_in_place() -> None:
     k, keys = random(2, 3, D)
-    layer = LayerCache.compact(keys, keys, None)
+    layer = LayerCache.compact(keys, keys)
     more, tensors = random(2, 10, D)
     layer.reserve(10)
     buffer = layer.tail_keys
@@ -81,7 +83,7 @@ def test_tail_is_written_in_place() -> None:
 
 def test_tail_grows_where_nothing_was_reserved() -> None:
     _, keys = random(2, 3, D)
-    layer = LayerCache.compact(keys, keys, None)
+    layer = LayerCache.compact(keys, keys)
     more, tensors = random(2, 3 * TAIL, D)
     sizes = set()
     for i in range(0, 3 * TAIL, 2):
@@ -92,9 +94,22 @@ def test_tail_grows_where_nothing_was_reserved() -> None:
     assert sizes == {TAIL, 2 * TAIL, 3 * TAIL}  # not once for each token
 
 
+def test_the_tail_settles_behind_each_head() -> None:
+    (k, keys), (more, tensors) = random(9, D), random(4, 7, D)
+    lengths = [3, 3, 0, 3]
+    layer = LayerCache(keys, keys + 1, lengths)
+    layer.append(tensors, tensors + 1)
+    layer.settle()
+    heads = np.split(k, np.cumsum(lengths)[:-1])
+    expected = np.concatenate([x for pair in zip(heads, more) for x in pair])
+    np.testing.assert_array_equal(layer.keys.numpy(), expected)
+    np.testing.assert_array_equal(layer.values.numpy(), expected + 1)
+    assert (layer.lengths, layer.tail) == ([10, 10, 7, 10], 0)
+
+
 def test_forks_share_the_prefix_and_not_the_tail() -> None:
     _, keys = random(2, 3, D)
-    cache = KVCache([LayerCache.compact(keys, keys, None)], seen=3)
+    cache = KVCache([LayerCache.compact(keys, keys)], seen=3)
     cache.reserve(4)
     forks = [cache.fork(), cache.fork()]
     assert forks[0].layers[0].keys is cache.layers[0].keys

@@ -113,6 +113,18 @@ def test_a_label_of_the_wrong_kind_is_named_with_its_line(tmp_path):
     assert done.stderr == f"error: {path}, line 2: the label 'one' is not a number\n"
 
 
+def test_a_label_or_an_id_of_no_use_is_named_with_its_line(tmp_path):
+    null = write(tmp_path / "null", "code_run", ("1", 1), ("1", None))
+    broken = write(tmp_path / "number", "code_run", ("1", 1))
+    broken.write_text(broken.read_text("utf-8").replace('"id": 0', '"id": [0]'), "utf-8")
+    done = run("--output_dir", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {null}, line 2: the label None is neither a text nor a number",
+        f'error: {broken}, line 1: an "id" that is not an integer',
+    ]
+
+
 def test_a_run_in_progress_is_graded_without_its_half_written_line(tmp_path):
     path = write(tmp_path / "run", "passkey", ("1", "1"), ("2", "2"), end='\n{"id": 2, "predi')
     done = run("--output_dir", tmp_path)

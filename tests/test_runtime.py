@@ -52,7 +52,7 @@ def test_all_usable_cores_and_no_chatter():
         "print(*(os.environ[v] for v in runtime.THREAD_VARIABLES))"
     )
     done = fresh(code)
-    cores = len(os.sched_getaffinity(0))
+    cores = runtime.default_threads()
     assert done.stdout == f"{cores} {cores} {cores}\n"
     assert "news" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -61,9 +61,24 @@ def test_all_usable_cores_and_no_chatter():
 @pytest.mark.parametrize("variable", ["PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE"])
 def test_cores_are_shared_among_local_processes(monkeypatch, variable):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(runtime, "CPU_QUOTA", Path("/nowhere"))
     for processes, share in {"1": 12, "4": 3, "5": 2, "16": 1}.items():
         monkeypatch.setenv(variable, processes)
         assert runtime.default_threads() == share
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("400000 100000", 4), ("150000 100000", 1), ("50000 100000", 1), ("max 100000", 12)],
+)
+def test_a_containers_quota_counts(monkeypatch, tmp_path, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(runtime, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert runtime.default_threads() == 12
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert runtime.default_threads() == cores
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert runtime.default_threads() == max(1, cores // 2)
 
 
 def test_threads_of_pytorch():
@@ -73,7 +88,7 @@ def test_threads_of_pytorch():
         "import torch; print(torch.get_num_threads())"
     )
     assert fresh(code, OMP_NUM_THREADS="3").stdout == "3\n"
-    cores = len(os.sched_getaffinity(0))
+    cores = runtime.default_threads()
     assert fresh(code).stdout == f"{cores}\n"
     launched = {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "1"}
     assert fresh(code, **launched).stdout == f"{cores}\n"
@@ -94,7 +109,7 @@ def test_what_the_user_has_set_stays():
 def test_the_launchers_own_thread_count_is_not_the_users():
     pytest.importorskip("paddle")
     found = environment_after("runtime.configure()", PADDLE_LOCAL_SIZE="1", OMP_NUM_THREADS="1")
-    assert found.items() >= threads(len(os.sched_getaffinity(0))).items()
+    assert found.items() >= threads(runtime.default_threads()).items()
 
 
 def test_slow_path_of_mkl_on_amd():

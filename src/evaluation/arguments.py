@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 
 from kvevict.errors import InputError
-from kvevict.models import BUILTINS, DEFAULT_MODEL, FRAMEWORKS
+from kvevict.models import BUILTINS, DEFAULT_MODEL, DTYPES, FRAMEWORKS
 from kvevict.policies import METHODS, NACL, Policy, build, describe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -72,6 +72,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--framework", choices=tuple(FRAMEWORKS), default="paddle", help="what runs the model"
     )
     p.add_argument("--device", help="cpu, gpu or gpu:<n>, by default what there is")
+    p.add_argument(
+        "--dtype", choices=DTYPES, help="by default float32 on a CPU, bfloat16 on a GPU that has it"
+    )
     p.add_argument("--max_length", type=int, default=127 * 1024, help="longest prompt in tokens")
     p.add_argument(
         "--no_truncation", action="store_true", help="refuse longer prompts instead of cutting them"
@@ -135,8 +138,8 @@ def policies(args: argparse.Namespace) -> list[Policy]:
 def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The directory and the settings of each policy's run, one after the other.
 
-    The name is readable, and another one wherever the settings differ. ``--model_name`` is taken
-    as it stands for one policy, as the beginning for several.
+    The name is readable, and another one wherever the flags differ that make a difference.
+    ``--model_name`` is taken as it stands for one policy, as the beginning for several.
     """
     path = Path(args.model_path).expanduser()
     path = path.resolve() if path.exists() else path
@@ -153,6 +156,8 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
             settings["framework"] = args.framework
         if args.decode_together:
             settings["decode_together"] = True
+        if args.dtype:
+            settings["dtype"] = args.dtype
         if args.model_name and len(chosen) == 1:
             yield args.model_name, settings
             return

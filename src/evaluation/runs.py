@@ -55,7 +55,7 @@ class Run:
             elif any(self.path.glob("preds_*")):
                 raise InputError(f"{self.path} holds predictions without a run.json; {OTHERWISE}")
             self._check_data(data)
-            self.record["versions"] = versions(self.settings.get("framework", "paddle"))
+            self._note_versions()
             self.save()
             for task in data:
                 self.merge(task)
@@ -120,13 +120,21 @@ class Run:
             old, _ = dict(record["settings"]), dict(record["tasks"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{file} is not the record of a run") from None
-        keys = sorted({*old, *self.settings})
+        unknown = {"dtype", "device"}.difference(old)  # from before they were settings
+        keys = sorted({*old, *self.settings} - unknown)
         changed = [key for key in keys if old.get(key) != self.settings.get(key)]
         if changed:
             raise InputError(
                 f"{self.path} holds a run with other settings ({', '.join(changed)}); {OTHERWISE}"
             )
-        self.record = record
+        self.record = {**record, "settings": self.settings}
+
+    def _note_versions(self) -> None:
+        now = versions(self.settings.get("framework", "paddle"))
+        before = self.record.setdefault("versions", now)
+        if before != now:
+            self.record.setdefault("earlier_versions", []).append(before)
+            self.record["versions"] = now
 
     def _check_data(self, data: dict[str, str]) -> None:
         for task, sha256 in data.items():

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from importlib import import_module
 from typing import Any
 
 from .errors import InputError
@@ -30,6 +31,7 @@ from .policies import (
     StreamingLLM,
     build,
 )
+from .session import Session
 
 __version__ = "0.1.0"
 __all__ = [
@@ -56,12 +58,37 @@ __all__ = [
 ]
 
 
-def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManager:
+def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManager[list[Session]]:
     """Within this context the model's own ``generate`` keeps only what ``policy`` keeps.
 
-    Takes a PaddleNLP ``LlamaForCausalLM``; see
-    :func:`kvevict.integrations.paddlenlp.evict` for what it yields and raises.
-    """
-    from .integrations import paddlenlp
+    Everything of ``generate`` is there but beams, padding and drafted tokens: one prompt at a time,
+    greedy or sampled. ``model(...)`` works alike, and goes on with a sequence when given the
+    ``past_key_values`` that it returned.
 
-    return paddlenlp.evict(model, policy, example)
+    Args:
+        model: the ``LlamaForCausalLM`` of PaddleNLP or of transformers, in eval mode.
+        policy: such as ``NACL(keep_ratio=0.2)``.
+        example: the number of the context's first prompt; each further one has the next. It counts
+            into the noise of the policies that draw: the same number, the same draw. Who enters a
+            context for each prompt counts them here.
+
+    Returns:
+        A context manager that yields a list with the session of the last prompt:
+        ``sessions[0].cache.nbytes``. Earlier ones are let go, and with them their caches.
+
+    Raises:
+        InputError: a model of another kind; within the context several prompts in a batch, beams,
+            padding, or more tokens than the model has positions.
+    """
+    # By name, since neither library may be imported for the other's sake.
+    for ancestor in type(model).__mro__:
+        if ancestor.__name__ == "LlamaForCausalLM":
+            library = ancestor.__module__.partition(".")[0]
+            if library in ("paddlenlp", "transformers"):
+                return import_module(f".integrations.{library}", __name__).evict(
+                    model, policy, example
+                )
+    raise InputError(
+        "evict takes a LlamaForCausalLM of PaddleNLP or transformers, not "
+        f"{type(model).__module__}.{type(model).__qualname__}"
+    )

@@ -28,6 +28,8 @@ class LayerCache:
         tail: entries written to the tail.
         positions: where in the prompt the prefix's entries come from, ``[sum(lengths)]``; only
             when recorded, and until decoding evicts.
+        columns: for policies that evict while decoding, attention statistics of all entries,
+            ``[entries, 1 or group]`` each: a head's prefix, its tail, then the next head.
     """
 
     keys: Tensor
@@ -37,42 +39,48 @@ class LayerCache:
     tail_values: Tensor = None
     tail: int = 0
     positions: Tensor = None
+    columns: list[Tensor] = field(default_factory=list)
     _starts: tuple[tuple[int, ...], Tensor] | None = None
 
     @classmethod
-    def compact(
-        cls,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        lengths: list[int] | None = None,
-        record: bool = False,
-    ) -> LayerCache:
-        """Keep the entries of ``[kv_heads, N, head_dim]`` where bool ``mask [kv_heads, N]`` is set.
+    def compact(cls, k: Tensor, v: Tensor, record: bool = False) -> LayerCache:
+        """All of ``[kv_heads, N, head_dim]``, without a copy where it lies that way.
 
-        Order is preserved. ``mask=None`` keeps everything, without a copy where it lies that way.
         ``record`` fills in ``positions``.
-
-        Args:
-            lengths: how many are set for each head; None to count them and wait for the device.
         """
         heads, n, head_dim = k.shape
         layer = cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
         if record:
             every = namespace(k).arange(n, device=k.device)
             layer.positions = every.expand(heads, n).reshape(-1)
-        if mask is not None:
-            lengths = mask.sum(dim=-1).tolist() if lengths is None else lengths
-            if lengths != layer.lengths:
-                layer.keep(where(mask.reshape(-1), sum(lengths)), lengths)
         return layer
 
     def keep(self, rows: Tensor, lengths: list[int]) -> None:
-        """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads."""
+        """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads.
+
+        The tail must be empty.
+        """
+        if lengths == self.lengths:
+            return
         self.keys, self.values = _take(self.keys, rows), _take(self.values, rows)
+        self.columns = [column.index_select(0, rows) for column in self.columns]
         self.lengths = lengths
         if self.positions is not None:
             self.positions = self.positions.index_select(0, rows)
+
+    def settle(self) -> None:
+        """Make the tail part of the prefix, each head's after its own; positions are let go."""
+        ns, head_dim = namespace(self.keys), self.keys.shape[-1]
+        tails = [tail[:, : self.tail] for tail in (self.tail_keys, self.tail_values)]
+        parts = [
+            [ns.cat([x, tail[heads]], dim=1).reshape(-1, head_dim) for x, tail in zip(run, tails)]
+            for heads, *run in self.runs()
+        ]
+        self.keys, self.values = (
+            own[0] if len(own) == 1 else ns.cat(list(own), dim=0) for own in zip(*parts)
+        )
+        self.lengths = [length + self.tail for length in self.lengths]
+        self.tail, self.positions = 0, None
 
     def runs(self):
         """The prefix by runs of consecutive heads of equal length, without copies.
@@ -131,7 +139,7 @@ class LayerCache:
         """
         if self.tail:
             raise ValueError("only a cache without decoded tokens can be forked")
-        return LayerCache(self.keys, self.values, list(self.lengths))
+        return LayerCache(self.keys, self.values, list(self.lengths), columns=self.columns)
 
     @classmethod
     def stack(cls, layers: list[LayerCache]) -> LayerCache:

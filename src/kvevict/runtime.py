@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds, and of how many
 _LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
 
 
@@ -70,10 +71,14 @@ def _keep_freed_memory() -> None:
 
 
 def default_threads() -> int:
-    """Usable cores, divided among the processes that a launcher started here."""
+    """Usable cores, or a container's quota of them, divided among a launcher's local processes."""
+    cores = os.cpu_count() or 1
     with contextlib.suppress(AttributeError):  # macOS has no affinity
-        return max(1, len(os.sched_getaffinity(0)) // _local_processes())
-    return max(1, (os.cpu_count() or 1) // _local_processes())
+        cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no quota
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, quota // period)
+    return max(1, cores // _local_processes())
 
 
 @contextlib.contextmanager

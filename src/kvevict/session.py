@@ -24,17 +24,17 @@ class Decoder(Protocol):
     kv_heads: int
     max_positions: int
 
-    def embed(self, ids: list[int]) -> Tensor:
-        """Hidden states ``[1, tokens, hidden]``.
+    def embed(self, ids: list[int] | Tensor) -> Tensor:
+        """Hidden states ``[1, tokens, hidden]``, or ``[batch, …]`` of a tensor ``[batch, tokens]``.
 
-        On PyTorch, ids ``[batch, tokens]`` and ``start`` below may lie on the device, where a CUDA
-        graph finds them.
+        On PyTorch ``start`` below may be a tensor, too: a CUDA graph finds both on the device.
         """
 
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of tokens at positions ``start …``, RoPE applied: ``[batch, heads, tokens, d]``.
 
-        The batch is one prompt, or the newest tokens of several sequences at one position.
+        The batch is one prompt, or the newest tokens of several sequences at one position. Layers
+        come in order, and all chunks of a prompt go through one before the next.
         """
 
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:

@@ -87,6 +87,8 @@ def read_predictions(path: str | Path) -> tuple[list[Prediction], bool]:
         if "ground_truth" not in row and "label" not in row:
             raise InputError(f'{where}: no "ground_truth"')
         if "id" in row:
+            if type(row["id"]) is not int:
+                raise InputError(f'{where}: an "id" that is not an integer')
             if row["id"] in seen:
                 raise InputError(f"{where}: a second prediction for id {row['id']}")
             seen.add(row["id"])

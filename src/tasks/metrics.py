@@ -121,9 +121,12 @@ def debug_choice(prediction: str, label: Label) -> float:
 
 def last_integer(prediction: str, label: Label) -> float:
     """Code.Run: the last word, read as an integer, is the label."""
+    wanted = str(_first(label))
+    if not re.fullmatch("-?[0-9]+", wanted):
+        raise InputError(f"the label {wanted!r} is not an integer")
     words = _blank(prediction, CODE_RUN_SEPARATORS).split()
     try:
-        return float(bool(words) and int(words[-1]) == int(_first(label)))
+        return float(bool(words) and int(words[-1]) == int(wanted))
     except ValueError:
         return 0.0
 
@@ -134,7 +137,7 @@ def last_integer(prediction: str, label: Label) -> float:
 def first_number(prediction: str, label: Label) -> float:
     """Math.Find: the first number is the label; cut to an integer first if the label is one."""
     wanted = _first(label)
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)):
+    if isinstance(wanted, str):
         raise InputError(f"the label {wanted!r} is not a number")
     found = re.search(r"\d+\.\d+|\d+", prediction)
     if found is None:
@@ -146,7 +149,7 @@ def first_number(prediction: str, label: Label) -> float:
 
 def leading_values(prediction: str, label: Label) -> float:
     """Math.Calc: the share of the label's values that are right before the first wrong one."""
-    if not isinstance(label, list) or not label:
+    if not isinstance(label, list) or not label or not all(type(x) in (int, float) for x in label):
         raise InputError("the label is not a list of numbers")
     right = 0
     for digits, wanted in zip(re.findall("[0-9]+", prediction), label):
@@ -165,11 +168,10 @@ def without_first_number(prediction: str) -> str:
 
 
 def _first(label: Label) -> str | int | float:
-    if isinstance(label, list):
-        if not label:
-            raise InputError("the label is an empty list")
-        return label[0]
-    return label
+    first = label[0] if isinstance(label, list) and label else label
+    if type(first) not in (str, int, float):
+        raise InputError(f"the label {first!r} is neither a text nor a number")
+    return first
 
 
 def _texts(label: Label) -> list[str]:

@@ -48,7 +48,7 @@ def test_any_head_dim_runs_on_a_gpu(head_dim: int) -> None:
     columns = (out.columns[statistic].cpu().double() for out in (got, expected))
     torch.testing.assert_close(*columns, rtol=0.02, atol=0.02)
 
-    cache = LayerCache.compact(k[0, :, :-1], v[0, :, :-1], None)
+    cache = LayerCache.compact(k[0, :, :-1], v[0, :, :-1])
     cache.append(k[0, :, -1:], v[0, :, -1:])
     mixed, _ = attend_cached(q[0, :, -1:], cache)
     torch.testing.assert_close(mixed.cpu().double(), expected.out[0, :, -1:], rtol=0.02, atol=0.02)

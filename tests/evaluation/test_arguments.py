@@ -78,13 +78,14 @@ def test_runs_are_named_readably_and_apart():
         "--no_truncation",
         "--compress context",
         "--sink_tokens 5",
+        "--dtype float16",
     )
     apart = {
         names(f"--model_path {path} --method nacl {flag}")[0]
         for path in ("org/m", "other/m")
         for flag in ("", *others)
     }
-    assert len(apart) == 12
+    assert len(apart) == 14
     assert any(name.startswith("m_nacl-0.2-context_") for name in apart)
 
 
@@ -123,6 +124,7 @@ def test_data_range_and_place_do_not_change_the_run():
         ("--start_idx 4 --stop_idx 4", "--start_idx and --stop_idx must name a range"),
         ("--start_idx x", "argument --start_idx: invalid int value: 'x'"),
         ("--max_length 0", "--max_length must be positive"),
+        ("--dtype int8", "argument --dtype: invalid choice: 'int8'"),
         ("--compress all", "argument --compress: invalid choice: 'all'"),
         ("--keep 0.2", "unrecognized arguments: --keep 0.2"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml: No such file"),
@@ -154,6 +156,12 @@ def test_bad_flags_are_named(flags, message):
         (b"- method: h2o\n- keep_ratio: 1", 'entry 2, does not name its "method"'),
         (b"- method: h2o\n- 5: 1\n  method: nacl", "entry 2, has a setting whose name is not"),
         (b"method: h2o\nrecent_share: 3", "recent_share must"),
+        (b"method: nacl\nseed: null", "setting 'seed' must be a whole number, not None"),
+        (b"method: criticalkv\nepsilon:", "setting 'epsilon' must be a number, not None"),
+        (b"method: laprox\nproject: 2", "setting 'project' must be true or false, not 2"),
+        (b"method: h2o\nscorer: {}", "scorer must be a name or {name: {its settings}}, not {}"),
+        (b"method: h2o\nscorer: {laprox: 3}", "scorer must be a name or {name: {its settings}}"),
+        (b"method: h2o\nselector: {nacl: , h2o: }", "selector must be a name or {name: {"),
     ],
 )
 def test_a_bad_config_is_named(tmp_path, text, message):

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from kvevict.models import FRAMEWORKS, load_tokenizer
-from kvevict.runtime import THREAD_VARIABLES
+from kvevict.runtime import THREAD_VARIABLES, default_threads
 from tasks import synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,6 @@ def small(llama, data, tmp_path) -> list[str]:
 def test_torchrun_gives_the_predictions_of_one_process(small, tmp_path):
     finish(start("pytorch", *small, f"--output_dir={tmp_path / 'one'}"))
     whole = results(tmp_path / "one")
-    cores = len(os.sched_getaffinity(0))
     for more in (), ("--standalone",):
         out = tmp_path / f"two{len(more)}"
         torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", *more)
@@ -127,7 +126,7 @@ def test_torchrun_gives_the_predictions_of_one_process(small, tmp_path):
         assert results(out) == whole
         (record,) = out.glob("*/run.json")
         record = json.loads(record.read_text())
-        assert (record["processes"], record["threads"]) == (2, max(1, cores // 2))
+        assert (record["processes"], record["threads"]) == (2, max(1, default_threads() // 2))
         assert not [*out.glob("*/*.rank*")]
     assert [len(rows) for rows in whole.values()] == [8, 8]
 
@@ -137,13 +136,31 @@ def test_the_record_names_the_framework_and_where_it_ran(framework, small, tmp_p
     finish(start(framework, *small, "--stop_idx=1", "--device=cpu"))
     (record,) = (tmp_path / "out").glob("*/run.json")
     record = json.loads(record.read_text())
-    assert (record["dtype"], record["device"]) == ("float32", "cpu")
+    assert record["settings"].items() >= {"dtype": "float32", "device": "cpu"}.items()
+    assert record["device"] == "cpu"
     assert record["peak_device_bytes"] is None
     packages = {"paddle": {"paddle", "paddlenlp"}, "pytorch": {"torch", "transformers"}}[framework]
     assert set(record["versions"]) - {"triton"} == {"python", "kvevict", "numpy", *packages}
     # Runs from before there was a choice keep their names.
     named = {} if framework == "paddle" else {"framework": "pytorch"}
     assert {k: v for k, v in record["settings"].items() if k == "framework"} == named
+
+
+def test_each_dtype_is_a_run_of_its_own(small, tmp_path):
+    small += ["--device=cpu", "--stop_idx=1"]
+    for dtype in ("bfloat16", "float16"):
+        finish(start("pytorch", *small, f"--dtype={dtype}"))
+    records = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/run.json")]
+    assert {record["settings"]["dtype"] for record in records} == {"bfloat16", "float16"}
+    (name, *_) = (path.name for path in (tmp_path / "out").iterdir())
+    error = finish(start("pytorch", *small, f"--model_name={name}", "--dtype=float32"), status=2)
+    assert f"{name} holds a run with other settings (dtype); give another" in error
+
+
+def test_paddle_on_a_cpu_refuses_what_it_cannot_compute_in(small, tmp_path):
+    error = finish(start("paddle", *small, "--device=cpu", "--dtype=bfloat16"), status=2)
+    assert error == "eval_llama3.py: Paddle computes in float32 on a CPU, not in bfloat16\n"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kvevict.runtime import THREAD_VARIABLES
+from kvevict.runtime import THREAD_VARIABLES, default_threads
 
 SRC = Path(__file__).parents[2] / "src"
 TASKS = ["--enable_nacl_evict", "--task=passkey,number_string"]
@@ -100,5 +100,40 @@ def test_processes_share_the_examples_and_give_the_predictions_of_one(
     assert not [*run.glob("*.rank*")]
     record = json.loads((run / "run.json").read_text())
     assert record["processes"] == 3
-    assert record["threads"] == max(1, len(os.sched_getaffinity(0)) // 3)
+    assert record["threads"] == max(1, default_threads() // 3)
     assert record["tasks"]["number_string"]["examples"] == 8
+
+
+def test_a_run_is_continued_in_its_dtype_and_on_its_kind_of_device_alone(
+    flags, predictions, tmp_path
+):
+    own = ["eval_llama3.py", *flags, "--task=passkey", "--model_name=mine", "--device=cpu"]
+    file = tmp_path / "out" / "mine" / "run.json"
+
+    def run(*more: str) -> tuple[int, str]:
+        process = start(*own, *more)
+        _, error = process.communicate(timeout=LIMIT)
+        return process.returncode, error
+
+    assert run("--stop_idx=2")[0] == 0
+    record, before = json.loads(file.read_text()), predictions()
+    numerics = {"dtype": "float32", "device": "cpu"}
+    assert record["settings"].items() >= numerics.items()
+
+    record["settings"].update(dtype="bfloat16", device="gpu")
+    file.write_text(json.dumps(record))
+    status, error = run("--stop_idx=3")
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{file.parent} holds a run with other settings (device, dtype); give another" in error
+    assert predictions() == before
+
+    for key in numerics:  # as in a run from before they were recorded
+        del record["settings"][key]
+    record["versions"]["paddle"] = "2.6.2"
+    file.write_text(json.dumps(record))
+    assert run("--stop_idx=3")[0] == 0
+    found = json.loads(file.read_text())
+    assert found["settings"] == {**record["settings"], **numerics}
+    assert found["earlier_versions"] == [record["versions"]]
+    assert found["versions"]["paddle"] != "2.6.2"
+    assert [text.count(b"\n") for text in predictions().values()] == [3]

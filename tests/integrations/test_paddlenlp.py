@@ -100,14 +100,42 @@ def test_several_prompts_or_beams(tiny_model) -> None:
         generate(tiny_model, prompt(), **beams)
 
 
-def test_padding_is_refused_and_a_mask_of_ones_is_not(tiny_model) -> None:
-    ones = paddle.ones_like(prompt())
+@pytest.mark.parametrize("kind", ["int64", "bool", "float32"])
+def test_padding_is_refused_and_a_mask_of_ones_is_not(tiny_model, kind: str) -> None:
+    mask = paddle.ones_like(prompt()).astype(kind)
+    if kind == "float32":  # added to the scores
+        mask = (mask - 1).reshape([1, 1, 1, -1])
     with evict(tiny_model, nacl()):
-        plain = generate(tiny_model, prompt())
-        assert generate(tiny_model, prompt(), attention_mask=ones) == plain
-        ones[0, :5] = 0
+        plain = tiny_model(prompt(), return_dict=True).logits
+        masked = tiny_model(prompt(), attention_mask=mask, return_dict=True).logits
+        assert paddle.equal_all(plain, masked)
+        mask[..., :5] = -1e4 if kind == "float32" else 0
         with pytest.raises(InputError, match="without padding"):
-            generate(tiny_model, prompt(), attention_mask=ones)
+            tiny_model(prompt(), attention_mask=mask)
+
+
+def test_prompts_are_counted_into_the_noise(tiny_model) -> None:
+    with evict(tiny_model, nacl(), example=5) as sessions:
+        kept = []
+        for _ in range(2):
+            generate(tiny_model, prompt())
+            kept.append(sessions[0].cache.layers[0].keys.numpy())
+    for example, keys in enumerate(kept, start=5):
+        ids = prompt()[0].tolist()
+        own = prefill(PaddleNLPDecoder(tiny_model), ids, [nacl()], example=example)[0]
+        assert (keys == own.cache.layers[0].keys.numpy()).all()
+    assert (kept[0] != kept[1]).any()
+
+
+def test_goes_on_with_the_last_prompt_alone(tiny_model) -> None:
+    with evict(tiny_model, nacl()) as sessions:
+        first = tiny_model(prompt(), use_cache=True, return_dict=False)[-1]
+        last = tiny_model(prompt(1, 90), use_cache=True, return_dict=False)[-1]
+        tiny_model(prompt(2, 3), past_key_values=last)
+        assert sessions[0].cache.seen == 93
+        for stale in (first, last):
+            with pytest.raises(InputError, match="past_key_values is not what the last prompt"):
+                tiny_model(prompt(2, 3), past_key_values=stale)
 
 
 def test_beyond_the_models_positions(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from kvevict import NACL, cache, noise
@@ -9,6 +12,8 @@ from kvevict.attention import ColumnStatistic
 from kvevict.policies import base, laprox
 from kvevict.policies.adakv import SharedTopK
 from kvevict.policies.base import Equal, LayerView, Policy, TopK
+from kvevict.policies.criticalkv import TwoStages
+from kvevict.policies.decoding import DecodeEviction
 from kvevict.policies.eviction import Eviction
 from kvevict.policies.laprox import ModelWide, OutputScore
 from kvevict.policies.nacl import ProxyScore
@@ -24,6 +29,7 @@ POLICIES = {
     "top-k": Policy("snapkv", ProxyScore(), Equal(), TopK(4, 32), **COMMON),
     "shared": Policy("adakv", ProxyScore(), SharedTopK(), TopK(0, 32), **COMMON),
     "two parts, shared": Policy("both", ProxyScore(), SharedTopK(), DRAW, **COMMON),
+    "two stages": Policy("criticalkv", ProxyScore(), Equal(), TwoStages(0, 32), **COMMON),
     "model-wide": Policy("laprox", ProxyScore(), ModelWide(), TopK(2, 32), **COMMON),
 }
 
@@ -75,6 +81,39 @@ def test_the_same_entries_are_kept(name, levels, use_kernels):
             assert torch.equal(getattr(one, field), getattr(other, field).cpu())
 
 
+def decode(name: str, device: str, steps: int) -> Eviction:
+    """A prompt and some tokens after it, with weights at random."""
+    views = layers(device, None)
+    policy = replace(POLICIES[name], decode_slack=1, decode_drop=0.1)
+    eviction = run(policy, views)
+    decoding = DecodeEviction.of(eviction)
+    model = SimpleNamespace(output_projection=lambda layer: views[layer].w_o)
+    generator = torch.Generator().manual_seed(8)
+    for _ in range(steps):
+        for layer, held in enumerate(eviction.cache.layers):
+            held.append(*torch.randn(2, HEADS, 1, D, generator=generator).half().to(device))
+            shapes = [(k.shape[0], GROUP, 1, k.shape[1] + held.tail) for _, k, _ in held.runs()]
+            weights = [torch.rand(shape, generator=generator).to(device) for shape in shapes]
+            decoding.after(layer, held, weights, model)
+    return eviction
+
+
+@pytest.mark.parametrize("name", ["two parts", "shared", "model-wide"])
+def test_the_same_entries_are_kept_while_decoding(name, use_kernels):
+    steps = 3
+    before = run(POLICIES[name], layers("cpu", None)).cache.entries
+    expected = decode(name, "cpu", steps)
+    use_kernels()
+    got = decode(name, DEVICE, steps)
+    assert got.cache.entries < before
+    for one, other in zip(expected.cache.layers, got.cache.layers):
+        assert (one.lengths, one.tail) == (other.lengths, other.tail)
+        for field in ("keys", "values"):
+            assert torch.equal(getattr(one, field), getattr(other, field).cpu())
+        for a, b in zip(one.columns, other.columns):
+            torch.testing.assert_close(a, b.cpu())
+
+
 def test_a_score_that_is_not_finite_is_told_after_the_last_layer(use_kernels):
     use_kernels()
     views = layers(DEVICE, None)
@@ -104,7 +143,7 @@ def test_laprox_scores(use_kernels):
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the host waits for a GPU only")
-@pytest.mark.parametrize("name", ["two parts", "drawn", "top-k"])
+@pytest.mark.parametrize("name", ["two parts", "drawn", "top-k", "two stages"])
 def test_the_host_never_waits(name):
     views = layers(DEVICE, None)
     run(POLICIES[name], views)  # compiles

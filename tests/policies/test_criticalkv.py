@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvevict import CriticalAdaKV, CriticalKV, InputError
-from kvevict.policies import criticalkv
+from kvevict.policies import base
 from tests.policies.brute import Prompt, best, kept, pool, run, shares
 
 N, WINDOW = 120, 8
@@ -28,7 +28,7 @@ def inputs(prompt: Prompt, layer: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("first_share", [0.5, 0.1, 0.9, 1.0])
 @pytest.mark.parametrize("epsilon", [1e-4, 0.5])
 def test_over_snapkv(first_share: float, epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criticalkv, "CHUNK", 50)  # values are projected in three parts
+    monkeypatch.setattr(base, "CHUNK", 50)  # values are projected in three parts
     prompt = Prompt(7, N)
     policy = CriticalKV(
         0.3, WINDOW, first_share=first_share, epsilon=epsilon, min_eviction_seqlen=0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,25 @@ def test_snapkv_scores_what_it_holds() -> None:
     entries = list(sums[0])
     scores = pool(np.array(list(sums[0].values())), window, 3)
     assert held(session, prompt, 0) == [[entries[i] for i in choose(scores, budget, 0, window)]]
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor", "message"),
+    [
+        ("h2o", "k", "h2o: the scores of layer 0 are not finite"),
+        ("criticalkv", "v", "criticalkv: the projected values of layer 0 are not finite"),
+    ],
+)
+def test_a_token_that_is_not_finite_is_told_in_its_step(method, tensor, message) -> None:
+    prompt = Prompt(5, 60, layers=3, more=3)
+    getattr(prompt, tensor)[0, 1, 61] = np.nan
+    # What CriticalKV protects takes no part in its second stage.
+    policy = build(method, keep_ratio=0.3, min_eviction_seqlen=0, decode_slack=0)
+    policy = replace(policy, selector=replace(policy.selector, recent=0))
+    session = run(policy, prompt)
+    session.extend([1])
+    with pytest.raises(FloatingPointError, match=f"^{message}$"):
+        session.extend([1])
 
 
 def test_a_fork_goes_its_own_way() -> None:

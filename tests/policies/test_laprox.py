@@ -7,6 +7,7 @@ import pytest
 
 from kvevict import InputError, LaProx, build
 from kvevict.generate import decode
+from kvevict.policies import base
 from kvevict.policies.base import Policy, TopK
 from kvevict.policies.eviction import Eviction
 from kvevict.policies.laprox import ModelWide
@@ -52,6 +53,13 @@ def test_same_entries_as_one_selection_after_the_last_layer(
     policy = LaProx(keep_ratio, window, kernel, project, min_eviction_seqlen=0)
     expected = one_selection(prompt, int(n * keep_ratio), window, kernel, project)
     assert kept(run(policy, prompt), prompt) == expected
+
+
+def test_values_are_projected_in_parts(monkeypatch) -> None:
+    monkeypatch.setattr(base, "CHUNK", 50)
+    prompt = Prompt(9, 120, layers=3, kv_heads=2, group=3)
+    policy = LaProx(0.2, 8, min_eviction_seqlen=0)
+    assert kept(run(policy, prompt), prompt) == one_selection(prompt, 24, 8, 7, True)
 
 
 def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:

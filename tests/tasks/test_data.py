@@ -124,6 +124,8 @@ def test_a_file_cut_anywhere_loses_at_most_its_last_line(tmp_path_factory, data)
         (b'{"id": 1, "prediction": 5, "ground_truth": "g"}', 'no "prediction"'),
         (b'{"id": 1, "prediction": "p"}', 'no "ground_truth"'),
         (b'{"id": 0, "prediction": "p", "ground_truth": "g"}', "second prediction for id 0"),
+        (b'{"id": [0], "prediction": "p", "ground_truth": "g"}', 'an "id" that is not an integer'),
+        (b'{"id": "0", "prediction": "p", "ground_truth": "g"}', 'an "id" that is not an integer'),
         (b"nonsense", "malformed JSON"),
     ],
 )

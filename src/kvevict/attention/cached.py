@@ -34,7 +34,7 @@ def attend_cached(
         return _attend(q, cache, cache.tail, observe)
     rows = max(1, BLOCK // (query_heads * (max(cache.lengths) + cache.tail)))
     outs = []
-    for start in range(0, tokens, rows):
+    for start in range(0, max(1, tokens), rows):
         after = max(0, tokens - start - rows)
         outs.append(_attend(q[:, start : start + rows], cache, cache.tail - after, observe)[0])
     return outs[0] if len(outs) == 1 else namespace(q).cat(outs, dim=1), None

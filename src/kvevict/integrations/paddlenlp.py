@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import paddle
 from paddlenlp.transformers.llama.modeling import LlamaForCausalLM
+from paddlenlp.transformers.model_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from ..errors import InputError
-from ..generate import prefill_hidden
 from ..policies.base import Policy
 from ..session import Session
 from ..tensors import Tensor
+from .common import Prompts, Rotations, forward_replaced
 
 
 class PaddleNLPDecoder:
@@ -29,12 +31,15 @@ class PaddleNLPDecoder:
         self.query_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.max_positions = config.max_position_embeddings
-        self._rotated: tuple[Any, Any] = (None, None)
+        rotary = model.llama.layers[0].self_attn.rotary_emb
+        self._rotations = Rotations(self.layers, partial(_tables, rotary))
 
     @paddle.no_grad()
-    def embed(self, ids: list[int]) -> Tensor:
+    def embed(self, ids: list[int] | Tensor) -> Tensor:
         """See :class:`~kvevict.session.Decoder`."""
-        return self.model.llama.embed_tokens(paddle.to_tensor([ids], dtype="int64"))
+        if not isinstance(ids, paddle.Tensor):
+            ids = paddle.to_tensor([ids], dtype="int64")
+        return self.model.llama.embed_tokens(ids)
 
     @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,22 +51,12 @@ class PaddleNLPDecoder:
             projection(x).reshape([len(hidden), tokens, -1, self.head_dim])
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        cos, sin = self._rotation(start, tokens, q)
+        cos, sin = self._rotations(layer, start, x)
         return (
             _rotate(q.swapaxes(1, 2), cos, sin),
             _rotate(k.swapaxes(1, 2), cos, sin),
             v.swapaxes(1, 2),
         )
-
-    def _rotation(self, start: int, tokens: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines ``[tokens, head_dim]``, looked up once for all layers."""
-        if self._rotated[0] != (start, tokens):
-            rotary = self.model.llama.layers[0].self_attn.rotary_emb
-            tables = rotary(like, seq_len=start + tokens)
-            cos, sin = (t[:, start:].reshape([tokens, self.head_dim]) for t in tables)
-            first, second = sin.chunk(2, dim=-1)
-            self._rotated = ((start, tokens), (cos, paddle.concat([-first, second], axis=-1)))
-        return self._rotated[1]
 
     @paddle.no_grad()
     def complete(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
@@ -87,15 +82,17 @@ class PaddleNLPDecoder:
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 
 
-def _hides_a_token(mask: Tensor) -> bool:
-    """Whether a mask of one row, ``[1, N]`` or ``[1, 1, 1, N]``, leaves out any of the prompt.
-
-    Whole numbers are one where a token is seen, floats are added to the scores.
-    """
-    if mask.size != mask.shape[-1]:
-        return False
-    hidden = mask < 0 if mask.is_floating_point() else mask.astype("int64") == 0
-    return bool(hidden.any())
+def _tables(
+    rotary: paddle.nn.Layer, start: int, tokens: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines ``[tokens, head_dim]``."""
+    # Calling it would convert the tables of all positions before these, too.
+    cos, sin = (
+        table[:, start : start + tokens].reshape([tokens, -1]).astype(like.dtype)
+        for table in (rotary.cos_cached, rotary.sin_cached)
+    )
+    first, second = sin.chunk(2, dim=-1)
+    return cos, paddle.concat([-first, second], axis=-1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -117,50 +114,34 @@ def _rms_norm(norm: paddle.nn.Layer, x: Tensor) -> Tensor:
 
 @contextmanager
 def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
-    """Within this context ``model.generate`` and ``model(...)`` keep only what the policy keeps.
+    """PaddleNLP's part of :func:`kvevict.evict`, which has the contract.
 
-    Everything of PaddleNLP's generation is there but beam search: one prompt at a time, greedy or
-    sampled. The cache that PaddleNLP passes around is a stand-in of no bytes whose length is the
-    number of tokens seen, so that positions go on from the original length.
-
-    Args:
-        model: in eval mode.
-        policy: such as ``NACL(keep_ratio=0.2)``.
-        example: counts into the noise of the policies that draw.
-
-    Yields:
-        A list with the session of the last prompt: ``sessions[0].cache.nbytes``. Earlier ones are
-        let go, and with them their caches.
-
-    Raises:
-        InputError: several prompts in a batch, beam search, or a padded prompt.
+    The cache that PaddleNLP passes around is a stand-in of no bytes whose length is the number of
+    tokens seen, so that positions go on from the original length. It means the last prompt's
+    session. ``model(...)`` gives the logits of the last token alone.
     """
-    decoder, sessions = PaddleNLPDecoder(model), []
+    prompts = Prompts(PaddleNLPDecoder(model), policy, example)
 
-    def forward(input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **_):
-        batch = (input_ids if inputs_embeds is None else inputs_embeds).shape[0]
-        if batch != 1:
-            raise InputError(f"eviction takes one prompt at a time, without beams, not {batch}")
-        hidden = model.llama.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = hidden.detach()
-        if past_key_values is None or past_key_values[0] is None:
-            if attention_mask is not None and _hides_a_token(attention_mask):
-                raise InputError("eviction takes a prompt without padding")
-            sessions.clear()
-            new, hidden = prefill_hidden(decoder, hidden, [policy], example)
-            sessions.extend(new)
-        else:
-            hidden = sessions[0].extend_hidden(hidden)
-        stand_in = paddle.empty([1, sessions[0].cache.seen, decoder.kv_heads, 0])
+    def forward(
+        input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **others
+    ):
+        session = _session(past_key_values, prompts.sessions)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        hidden, session = prompts.take_in(given, session, attention_mask, **others)
+        stand_in = paddle.empty([1, session.cache.seen, prompts.decoder.kv_heads, 0])
         last = _rms_norm(model.llama.norm, hidden[:, -1:])
-        return last, ((stand_in, stand_in),) * decoder.layers
+        stand_ins = ((stand_in, stand_in),) * prompts.decoder.layers
+        outputs = BaseModelOutputWithPastAndCrossAttentions(last, stand_ins)
+        return outputs if others.get("return_dict") else outputs.to_tuple()
 
-    attributes = vars(model.llama)  # past PaddleNLP's own patching of assigned forwards
-    outer = attributes.get("forward")
-    attributes["forward"] = forward
-    try:
-        yield sessions
-    finally:
-        del attributes["forward"]
-        if outer is not None:
-            attributes["forward"] = outer
+    with forward_replaced(model.llama, forward):
+        yield prompts.sessions
+
+
+def _session(past: Any, sessions: list[Session]) -> Session | None:
+    """The session that a stand-in means, None without one."""
+    if past is None or past[0] is None:
+        return None
+    if not sessions or past[0][0].shape[1] != sessions[0].cache.seen:
+        raise InputError("past_key_values is not what the last prompt's last token returned")
+    return sessions[0]

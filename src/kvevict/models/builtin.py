@@ -122,5 +122,8 @@ def _adapter_key(adapter: Path) -> str:
         try:
             digest.update((adapter / file).read_bytes())
         except OSError as error:
-            raise InputError(f"{LONGCTX} needs {adapter / file}, which is not there") from error
+            raise InputError(
+                f"{LONGCTX} needs {adapter / file}, which is not there: the adapter comes with a "
+                f"checkout, not with the installed package; {INSTRUCT} needs none"
+            ) from error
     return digest.hexdigest()[:12]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -20,7 +21,7 @@ _OPTIONAL = (
     "tokenizer_config.json",
     *PADDLENLP_FILES,
 )
-Hub = Callable[[str, str], "str | None"]  # repo_id and file name to a path
+Files = Callable[[str], str]  # the path of a repository's file, by its name
 _HUGGING_FACE = "https://huggingface.co"
 
 
@@ -28,64 +29,68 @@ def download(repo_id: str) -> Path:
     """Directory with the files of `repo_id`, from PaddleNLP's own hub or else Hugging Face's.
 
     Weights are taken as safetensors only. Files that an earlier run downloaded need no network.
-    Raises `InputError` when neither hub has the model.
+    Raises `InputError` with the last hub's reason when neither has the model.
     """
-    hubs = [_paddlenlp] if _hugging_face_is_down(repo_id) else [_paddlenlp, _hugging_face]
-    for hub in hubs:
-        directory = _snapshot(repo_id, hub)
-        if directory is not None:
-            return directory
+    reason = ""
+    for hub in (_paddlenlp, _hugging_face):
+        try:
+            return _snapshot(hub(repo_id))
+        except (
+            Exception
+        ) as error:  # each hub's client raises its own kinds; all mean: not from here
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
     raise InputError(
         f"{repo_id} could not be had as safetensors from PaddleNLP's or Hugging Face's hub "
-        f"(network, name or access); {INSTRUCT} is a model that needs no hub"
+        f"({reason}); {INSTRUCT} is a model that needs no hub"
     )
 
 
-def _snapshot(repo_id: str, hub: Hub) -> Path | None:
-    config = _file(repo_id, "config.json", hub)
-    if config is None:
-        return None
-    index = _file(repo_id, "model.safetensors.index.json", hub)
+def _snapshot(file: Files) -> Path:
+    directory = Path(file("config.json")).parent
+    index = _optional(file, "model.safetensors.index.json")
     weights = {"model.safetensors"}
     if index is not None:
         weights = set(read_json(index).get("weight_map", {}).values())
-    if not all(_file(repo_id, name, hub) for name in sorted(weights)):
-        return None
+    for name in sorted(weights):
+        file(name)
     for name in _OPTIONAL:
-        _file(repo_id, name, hub)
-    return config.parent
+        _optional(file, name)
+    return directory
 
 
-def _file(repo_id: str, name: str, hub: Hub) -> Path | None:
+def _optional(file: Files, name: str) -> Path | None:
     try:
-        found = hub(repo_id, name)
-    except Exception:  # each hub's client raises its own kinds; all mean: not from here
+        return Path(file(name))
+    except Exception:  # as above; most repositories lack some of these
         return None
-    return None if found is None else Path(found)
 
 
-def _paddlenlp(repo_id: str, name: str) -> str | None:
+def _paddlenlp(repo_id: str) -> Files:
     with quiet():
         from paddlenlp.utils.download import resolve_file_path
-    return resolve_file_path(repo_id, [name])
+
+    def file(name: str) -> str:
+        found = resolve_file_path(repo_id, [name])
+        if found is None:
+            raise FileNotFoundError(name)
+        return found
+
+    return file
 
 
-def _hugging_face(repo_id: str, name: str) -> str:
-    from huggingface_hub import hf_hub_download
+def _hugging_face(repo_id: str) -> Files:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    return hf_hub_download(repo_id, name)
+    if not isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
+        _knock(os.environ.get("HF_ENDPOINT", _HUGGING_FACE))
+    return partial(hf_hub_download, repo_id)
 
 
-def _hugging_face_is_down(repo_id: str) -> bool:
-    # Its client tries each file for half a minute before it gives up.
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(repo_id, "config.json"), str):
-        return False
+def _knock(url: str) -> None:
+    """Find out at once that a host is down; the client tries each file for half a minute."""
     try:
-        urlopen(Request(os.environ.get("HF_ENDPOINT", _HUGGING_FACE), method="HEAD"), timeout=5)
+        urlopen(Request(url, method="HEAD"), timeout=5)
     except HTTPError:  # an answer all the same
-        return False
-    except OSError:
-        return True
-    return False
+        pass
+    except OSError as error:
+        raise ConnectionError(f"{url} does not answer: {error}") from None

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from kvevict.session import Decoder
 
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct"
-
-
+DTYPES = ("float32", "bfloat16", "float16")
 FRAMEWORKS = {"paddle": ("paddle", "paddlenlp"), "pytorch": ("torch", "transformers")}
 
 
@@ -70,12 +69,9 @@ def load(
     `device` is "cpu", "gpu" or "gpu:<n>", by default a GPU where there is one. `framework` is
     "paddle" or "pytorch". Raises `InputError` with one sentence.
     """
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise InputError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
-    place = use_device(device, framework)
+    place, dtype = use_device(device, dtype, framework)
     checkpoint = model if isinstance(model, Checkpoint) else read_checkpoint(str(model))
     backend = _backend(framework)
-    dtype = dtype or backend.default_dtype(place)
     return LoadedModel(
         model=backend.build(checkpoint, dtype, place),
         framework=framework,
@@ -88,9 +84,13 @@ def load(
     )
 
 
-def use_device(device: str | None, framework: str) -> Any:
-    """What `device` names in `framework`; see `load`. An unusable one is an `InputError`."""
-    return _backend(framework).use_device(device)
+def use_device(device: str | None, dtype: str | None, framework: str) -> tuple[Any, str]:
+    """What `device` names in `framework`, made current, and the dtype to use there; see `load`."""
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {dtype}")
+    backend = _backend(framework)
+    place = backend.use_device(device)
+    return place, backend.choose_dtype(dtype, place)
 
 
 def load_tokenizer(model_path: str) -> Tokenizer:

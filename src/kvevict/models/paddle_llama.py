@@ -55,11 +55,13 @@ def device_name(device: str) -> str:
     return paddle.device.cuda.get_device_name() if device.startswith("gpu") else device
 
 
-def default_dtype(device: str) -> str:
-    """float32 on the CPU; on a GPU bfloat16 where it has that, else float16."""
-    if not device.startswith("gpu"):
-        return "float32"
-    return "bfloat16" if paddle.amp.is_bfloat16_supported() else "float16"
+def choose_dtype(wanted: str | None, device: str) -> str:
+    """By default float32 on the CPU; on a GPU bfloat16 where it has that, else float16."""
+    if device.startswith("gpu"):
+        return wanted or ("bfloat16" if paddle.amp.is_bfloat16_supported() else "float16")
+    if wanted not in (None, "float32"):
+        raise InputError(f"Paddle computes in float32 on a CPU, not in {wanted}")
+    return "float32"
 
 
 def build(checkpoint: Checkpoint, dtype: str, device: str) -> LlamaForCausalLM:

@@ -52,10 +52,10 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def default_dtype(device: torch.device) -> str:
-    """float32 on the CPU; on a GPU bfloat16 where it has that, else float16."""
-    if device.type == "cpu":
-        return "float32"
+def choose_dtype(wanted: str | None, device: torch.device) -> str:
+    """By default float32 on the CPU; on a GPU bfloat16 where it has that, else float16."""
+    if wanted or device.type == "cpu":
+        return wanted or "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 

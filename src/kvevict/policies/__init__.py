@@ -43,6 +43,13 @@ METHODS: dict[str, Callable[..., Policy]] = {
 # For studies: known to YAML files, and not offered as methods.
 FORMS: dict[str, Callable[..., Policy]] = {"nacl-variant": NACLVariant}
 PARTS = ("scorer", "allocator", "selector")
+# Annotations of settings: the values that fit, and what to call them.
+KINDS = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": (str, "a text"),
+}
 COMMON = ("min_eviction_seqlen", "seed", "decode_slack", "decode_drop")
 
 __all__ = [
@@ -85,8 +92,7 @@ def build(method: str, **settings: Any) -> Policy:
     policy = _construct(method, settings)
     name, parts = policy.name, {}
     for part, choice in choices.items():
-        other, own = next(iter(choice.items())) if isinstance(choice, dict) else (choice, None)
-        own = own or {}
+        other, own = _choice(part, choice)
         if "keep_ratio" in inspect.signature(_method(other)).parameters:
             own = {"keep_ratio": policy.keep_ratio, **own}
         parts[part] = getattr(_construct(other, own), part)
@@ -117,6 +123,16 @@ def _method(name: Any) -> Callable[..., Policy]:
     return known[name]
 
 
+def _choice(part: str, choice: Any) -> tuple[str, dict[str, Any]]:
+    """The method that a part comes from, and its settings there."""
+    name, own = choice, None
+    if isinstance(choice, dict) and len(choice) == 1:
+        ((name, own),) = choice.items()
+    if not isinstance(name, str) or not isinstance(own, (dict, type(None))):
+        raise InputError(f"{part} must be a name or {{name: {{its settings}}}}, not {choice!r}")
+    return name, own or {}
+
+
 def _construct(method: str, settings: dict[str, Any]) -> Policy:
     constructor = _method(method)
     own = inspect.signature(constructor).parameters.values()
@@ -127,13 +143,8 @@ def _construct(method: str, settings: dict[str, Any]) -> Policy:
             raise InputError(
                 f"method {method!r} has no setting {key!r}; it has {', '.join(allowed)}"
             )
-        text = allowed[key] == "str"
-        if not isinstance(value, str if text else (int, float, bool, type(None))):
-            kind = "text" if text else "a number"
-            raise InputError(f"setting {key!r} must be {kind}, not {value!r}")
-        if allowed[key].startswith("int") and isinstance(value, float):
-            raise InputError(f"setting {key!r} must be a whole number, not {value!r}")
-    try:
-        return constructor(**settings)
-    except TypeError as error:
-        raise InputError(f"method {method!r}: {error}") from None
+        kind, _, optional = allowed[key].partition(" | ")
+        types, said = KINDS[kind]
+        if not isinstance(value, types) and not (optional and value is None):
+            raise InputError(f"setting {key!r} must be {said}, not {value!r}")
+    return constructor(**settings)

@@ -14,6 +14,9 @@ from .snapkv import WindowScore
 class SharedTopK:
     """The heads of a layer share one top-k, each sure of a part of its equal share.
 
+    The part is a floor inside the ranking, as in kvpress; the authors' release ranks without one
+    and then averages: (1 - α) · what a head won + α · its equal share, rounded.
+
     Attributes:
         alpha: that part, in [0, 1].
     """

@@ -7,6 +7,7 @@ three, one short file each in this package.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from .. import budget
 from ..attention import ColumnStatistic
 from ..errors import InputError
 from ..tensors import Tensor, has_kernels, integers, namespace
+
+CHUNK = 4096  # entries whose projected values are held at a time
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class LayerView:
         w_o: the output projection's rows for each query head, grouped by kv head:
             ``[kv_heads, group, head_dim, hidden]``.
         noise_keys: one 32-bit key for each kv head, for :mod:`kvevict.noise`.
+        sound: for selectors that score again: ``sound("projected values", x)`` is x with 0 for what
+            is not finite. Nothing waits for it; the eviction raises an error at its end.
     """
 
     columns: tuple[Tensor, ...]
@@ -34,6 +39,7 @@ class LayerView:
     values: Tensor
     w_o: Tensor
     noise_keys: list[int]
+    sound: Callable[[str, Tensor], Tensor] | None = None
 
 
 class Scorer(Protocol):
@@ -157,6 +163,20 @@ class TopK:
     def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
         """See :class:`Selector`."""
         return top_k(scores, counts)
+
+
+def by_chunks(f: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """``f(values)``, a number for each entry, some entries at a time: ``f`` may widen them.
+
+    Args:
+        values: ``[kv_heads, N, head_dim]``.
+
+    Returns:
+        ``[..., N]``.
+    """
+    spans = range(0, values.shape[1], CHUNK)
+    parts = [f(values[:, start : start + CHUNK]) for start in spans]
+    return namespace(values).cat(parts, dim=-1)
 
 
 def top_k(scores: Tensor, counts: list[int]) -> Tensor:

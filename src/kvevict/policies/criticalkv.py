@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from .. import budget
 from ..tensors import Tensor
 from .adakv import SharedTopK
-from .base import Equal, LayerView, Policy, TopK, top_k
+from .base import Equal, LayerView, Policy, TopK, by_chunks, top_k
 from .snapkv import WindowScore
-
-CHUNK = 4096  # tokens whose projected values are held at a time
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,7 @@ class TwoStages(TopK):
         first = [max(0, budget.share(count + fixed, part) - fixed) for count in counts]
         chosen = top_k(scores, first)
         second = (scores + self.epsilon) * projected_l1(view.values, view.w_o)
-        if not bool(second.isfinite().all()):
-            raise FloatingPointError("the projected values are not finite")
+        second = view.sound("projected values", second)
         rest = [count - taken for count, taken in zip(counts, first)]
         return chosen | top_k(second.masked_fill(chosen, -float("inf")), rest)
 
@@ -50,14 +47,10 @@ def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
         values: ``[kv_heads, N, head_dim]``.
         w_o: ``[kv_heads, group, head_dim, hidden]``.
     """
-    heads, n, _ = values.shape
-    norms = values.new_zeros((heads, n)).float()
-    for start in range(0, n, CHUNK):
-        part = values[:, start : start + CHUNK]
-        for member in range(w_o.shape[1]):
-            projected = (part @ w_o[:, member]).abs()
-            norms[:, start : start + CHUNK] += projected.float().sum(dim=-1)
-    return norms
+    members = range(w_o.shape[1])
+    return by_chunks(
+        lambda v: sum((v @ w_o[:, member]).abs().float().sum(dim=-1) for member in members), values
+    )
 
 
 def CriticalKV(

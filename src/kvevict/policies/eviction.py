@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Callable
 
@@ -20,8 +21,6 @@ class Eviction:
         cache: where the kept entries go.
         statistics: what attention has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
-        columns: for policies that go on evicting while decoding, by layer: each statistic of the
-            entries held, ``[sum(lengths), 1 or group]``, row by row beside the cache's keys.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class Eviction:
             policy.scorer.statistics(n) if self.active else ()
         )
         self.model_wide = getattr(policy.allocator, "model_wide", False)
-        self.columns: list[list[Tensor]] = []
         self._scores: Tensor | None = None  # of the entries held, for model-wide budgets
         self._watched: list[tuple[str, Tensor]] = []
 
@@ -80,12 +78,12 @@ class Eviction:
         self, view: LayerView, mask: Tensor | None = None, lengths: list[int] | None = None
     ) -> None:
         """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h; or all."""
-        self.cache.layers.append(
-            LayerCache.compact(view.keys, view.values, mask, lengths, self.record)
-        )
+        layer = LayerCache.compact(view.keys, view.values, self.record)
         if self.active and self.policy.decode_slack is not None:
-            rows = None if mask is None else where(mask.reshape(-1), sum(lengths))
-            self.columns.append([_by_entry(column, rows) for column in view.columns])
+            layer.columns = [_by_entry(column) for column in view.columns]
+        if mask is not None:
+            layer.keep(where(mask.reshape(-1), sum(lengths)), lengths)
+        self.cache.layers.append(layer)
 
     def watch(self, what: str, finite: Tensor) -> None:
         """Have :meth:`check` look whether bool ``finite []`` is set. Nothing waits for it here."""
@@ -106,14 +104,14 @@ class Eviction:
                 raise FloatingPointError(f"{self.policy.name}: {what} are not finite")
 
     def score(self, view: LayerView, layer: int) -> Tensor:
-        """The scorer's importance ``[kv_heads, N]``, watched.
+        """The scorer's importance ``[kv_heads, N]``, watched."""
+        return self._sound(layer, "scores", self.policy.scorer(view))
 
-        What is not finite counts as 0, so that the selection is sound until :meth:`check` raises.
-        """
-        scores = self.policy.scorer(view)
-        finite = scores.isfinite()
-        self.watch(f"the scores of layer {layer}", finite.all())
-        return scores.masked_fill(~finite, 0.0)
+    def _sound(self, layer: int, what: str, x: Tensor) -> Tensor:
+        """Watch ``x``, with 0 for what is not finite: a sound selection until check() raises."""
+        finite = x.isfinite()
+        self.watch(f"the {what} of layer {layer}", finite.all())
+        return x.masked_fill(~finite, 0.0)
 
     def select(
         self,
@@ -132,20 +130,19 @@ class Eviction:
 
         Returns:
             bool ``[kv_heads, N]``, and how many are set for each head.
-
-        Raises:
-            FloatingPointError: the selector met a NaN or an infinity.
         """
         ns = namespace(scores)
         heads, n = scores.shape
         span = slice(sinks, n - recent)
         candidates = scores[:, span]
-        inner = replace(view, keys=view.keys[:, span], values=view.values[:, span])
+        inner = replace(
+            view,
+            keys=view.keys[:, span],
+            values=view.values[:, span],
+            sound=partial(self._sound, layer),
+        )
         own = counts(candidates)
-        try:
-            chosen = self.policy.selector(candidates, own, inner, self.n)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{self.policy.name}: in layer {layer} {error}") from None
+        chosen = self.policy.selector(candidates, own, inner, self.n)
         parts = [
             ns.ones((heads, sinks), dtype=ns.bool, device=scores.device),
             chosen,
@@ -189,16 +186,11 @@ class Eviction:
         kept = [after - before for before, after in zip(bounds, bounds[1:])]
         for index, layer in enumerate(self.cache.layers):
             first, last = index * self.kv_heads, (index + 1) * self.kv_heads
-            if kept[first:last] == layer.lengths:
-                continue
             own = rows[bounds[first] : bounds[last]] - ends[first]
             layer.keep(own, kept[first:last])
-            if self.columns:
-                self.columns[index] = [c.index_select(0, own) for c in self.columns[index]]
 
 
-def _by_entry(column: Tensor, kept: Tensor | None) -> Tensor:
-    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry, or each kept."""
+def _by_entry(column: Tensor) -> Tensor:
+    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry."""
     column = column.unsqueeze(1) if len(column.shape) == 2 else column
-    rows = column.swapaxes(-1, -2).reshape(-1, column.shape[1])
-    return rows if kept is None else rows.index_select(0, kept)
+    return column.swapaxes(-1, -2).reshape(-1, column.shape[1])

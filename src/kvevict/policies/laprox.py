@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..attention import ColumnStatistic, flash
 from ..tensors import Tensor, has_kernels
-from .base import LayerView, Policy, TopK
+from .base import LayerView, Policy, TopK, by_chunks
 from .snapkv import check_window, pooled
 
 
@@ -58,9 +58,12 @@ def projected_norms(values: Tensor, w_o: Tensor) -> Tensor:
         from .. import kernels
 
         return kernels.quadratic_norms(values, gram)
-    v = values.float().unsqueeze(1)
-    squares = (v @ gram * v).sum(dim=-1)
-    return squares.clamp(min=0).sqrt()
+
+    def squares(part: Tensor) -> Tensor:
+        v = part.float().unsqueeze(1)
+        return (v @ gram * v).sum(dim=-1)
+
+    return by_chunks(squares, values).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)

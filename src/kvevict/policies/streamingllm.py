@@ -25,5 +25,9 @@ class Recency:
 
 
 def StreamingLLM(keep_ratio: float = 0.2, sinks: int = 4, **common) -> Policy:
-    """StreamingLLM: the first tokens and the last ones."""
+    """StreamingLLM: the first tokens and the last ones.
+
+    They keep their positions in the prompt, as under every method here; the paper numbers them by
+    their places in the cache (section 3.2).
+    """
     return Policy("streamingllm", Recency(), Equal(), TopK(sinks=sinks), keep_ratio, **common)
