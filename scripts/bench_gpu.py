@@ -145,7 +145,10 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
         return
     for label, wrapper in WRAPPERS.items():
         press = kvpress.SnapKVPress(0.8)
-        yield f"kvpress, {label} 0.2", theirs(getattr(kvpress, wrapper)(press) if wrapper else press)
+        yield (
+            f"kvpress, {label} 0.2",
+            theirs(getattr(kvpress, wrapper)(press) if wrapper else press),
+        )
 
 
 @contextmanager

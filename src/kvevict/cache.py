@@ -55,16 +55,18 @@ class LayerCache:
             layer.positions = every.expand(heads, n).reshape(-1)
         return layer
 
-    def keep(self, rows: Tensor, lengths: list[int]) -> None:
+    def keep(self, rows: Tensor, lengths: list[int], before: int = 0) -> None:
         """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads.
 
-        The tail must be empty.
+        The tail must be empty. ``before`` is what the first row is called.
         """
         if lengths == self.lengths:
             return
-        self.keys, self.values = _take(self.keys, rows), _take(self.values, rows)
-        self.columns = [column.index_select(0, rows) for column in self.columns]
         self.lengths = lengths
+        self.keys, self.values = _take(self.keys, self.values, rows, before)
+        if self.columns or self.positions is not None:
+            rows = rows - before
+            self.columns = [column.index_select(0, rows) for column in self.columns]
         if self.positions is not None:
             self.positions = self.positions.index_select(0, rows)
 
@@ -210,12 +212,13 @@ class KVCache:
         return stacked
 
 
-def _take(x: Tensor, rows: Tensor) -> Tensor:
-    if has_kernels(x):
+def _take(keys: Tensor, values: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor]:
+    if has_kernels(keys):
         from . import kernels
 
-        return kernels.take(x, rows)
-    return x.index_select(0, rows)
+        return kernels.take(keys, values, rows, before)
+    rows = rows - before
+    return keys.index_select(0, rows), values.index_select(0, rows)
 
 
 def where(mask: Tensor, total: int) -> Tensor:

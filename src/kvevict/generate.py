@@ -16,7 +16,7 @@ from .tensors import Tensor, namespace
 
 # Tokens that pass through a layer's projections and MLP at a time: their intermediate results,
 # many times wider than the hidden state, then never exist for the whole prompt.
-CHUNK = 2048
+CHUNK = 4096
 
 
 def prefill(

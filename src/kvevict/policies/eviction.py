@@ -186,8 +186,7 @@ class Eviction:
         kept = [after - before for before, after in zip(bounds, bounds[1:])]
         for index, layer in enumerate(self.cache.layers):
             first, last = index * self.kv_heads, (index + 1) * self.kv_heads
-            own = rows[bounds[first] : bounds[last]] - ends[first]
-            layer.keep(own, kept[first:last])
+            layer.keep(rows[bounds[first] : bounds[last]], kept[first:last], ends[first])
 
 
 def _by_entry(column: Tensor) -> Tensor:
