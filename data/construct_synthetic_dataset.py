@@ -4,9 +4,11 @@
     python data/construct_synthetic_dataset.py --task kv_retrieval --length 2000 --depth 0,0.5,1 \\
         --model_path smollm2-135m-instruct --out_dir data/kv_2000
 
-One file a task, ``<out_dir>/<task>.jsonl``, for ``eval_llama3.py --data_dir <out_dir>``. Example i
-is the same however many are asked for. Lengths are exact with the tokenizer of ``--model_path``;
-without it they are estimated (``tasks.synthetic.estimate_tokens``).
+One file a task, ``<out_dir>/<task>.jsonl``, for ``eval_llama3.py --data_dir <out_dir>``. Several
+depths take turns: what the first example hides stands at each of them before anything else is
+hidden, so that in whole rounds all depths hide the same things. An example is the same however many
+are asked for. Lengths are exact with the tokenizer of ``--model_path``; without it they are
+estimated (``tasks.synthetic.estimate_tokens``).
 """
 
 from __future__ import annotations
@@ -26,6 +28,13 @@ from kvevict.errors import InputError  # noqa: E402
 from tasks import synthetic  # noqa: E402
 from tasks.generators import GENERATORS, MATH_FIND_KINDS  # noqa: E402
 from tasks.haystack import SPLITS  # noqa: E402
+
+FOR_ONE_TASK = {
+    "kinds": "math_find",
+    "needles": "multi_needle",
+    "hops": "variable_tracking",
+    "calls": "code_run",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,18 +61,19 @@ def write_dataset(task: str, count_tokens: synthetic.CountTokens, args: argparse
         args.out_dir.mkdir(parents=True, exist_ok=True)
         with open(unfinished, "w", encoding="utf-8") as file:
             for index in range(args.num_examples):
+                hidden, at = divmod(index, len(args.depth))
                 row = synthetic.make_example(
                     task,
-                    index,
+                    hidden,
                     args.length,
                     seed=args.seed,
                     split=args.split,
-                    depth=args.depth[index % len(args.depth)],
+                    depth=args.depth[at],
                     haystack=args.haystack,
                     count_tokens=count_tokens,
                     **_options(task, args),
                 )
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps({**row, "id": index}, ensure_ascii=False) + "\n")
         unfinished.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
@@ -74,13 +84,8 @@ def write_dataset(task: str, count_tokens: synthetic.CountTokens, args: argparse
 
 
 def _options(task: str, args: argparse.Namespace) -> dict[str, object]:
-    given = {
-        "math_find": {"kinds": args.kinds},
-        "multi_needle": {"needles": args.needles},
-        "variable_tracking": {"hops": args.hops},
-        "code_run": {"calls": args.calls},
-    }
-    return {name: value for name, value in given.get(task, {}).items() if value is not None}
+    own = {flag: getattr(args, flag) for flag, owner in FOR_ONE_TASK.items() if owner == task}
+    return {flag: value for flag, value in own.items() if value is not None}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -91,6 +96,9 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag} is {value}; it must be at least 1")
+    for flag, task in FOR_ONE_TASK.items():
+        if getattr(args, flag) is not None and task not in args.task:
+            raise InputError(f"--{flag} is for {task}, which is not among the tasks")
 
 
 def _token_counter(model_path: str | None) -> synthetic.CountTokens:
@@ -107,6 +115,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def _tasks(text: str) -> list[str]:
+    return list(GENERATORS) if text == "all" else _names(text)
+
+
 def _depths(text: str) -> list[float | str]:
     if text in synthetic.DEPTH_RULES:
         return [text]
@@ -121,7 +133,8 @@ def _depths(text: str) -> list[float | str]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build synthetic examples in ∞Bench's schema.")
     add = parser.add_argument
-    add("--task", type=_names, required=True, help="joined by commas: " + ", ".join(GENERATORS))
+    names = ", ".join(GENERATORS)
+    add("--task", type=_tasks, required=True, help=f"all, or joined by commas: {names}")
     add("--num_examples", type=int, default=50)
     add("--length", type=int, default=4096, help="tokens of the whole prompt, at most")
     add("--model_path", help="whose tokenizer counts the tokens; by default they are estimated")

@@ -4,11 +4,12 @@
 #
 #   bash scripts/needle_grid.sh
 #   bash scripts/needle_grid.sh --config configs/snapkv.yaml --model_path DIR --name mine
-#   PYTHON=python3 bash scripts/needle_grid.sh --framework pytorch --gpus 1 --processes 8 --slice 11 \
-#       --lengths 1024,2048,4096,6144,8192,10240,12288,16384 --examples 33 \
+#   PYTHON=python3 bash scripts/needle_grid.sh --framework pytorch --gpus 4 --processes 40 \
+#       --lengths 1024,2048,4096,6144,8192,10240,12288,16384 --examples 99 --slice 20 \
 #       --depth 0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1
 #
-# --examples counts all depths of a length together, which take turns. Run again, it goes on.
+# --examples counts all depths of a length together: with eleven depths, 99 are nine needles, each at
+# every depth. Run again, it goes on.
 set -euo pipefail
 name=needle config=configs/studies/needle.yaml tasks=needle
 lengths=1024,2048,4096 depth=0,0.25,0.5,0.75,1 examples=5 slice=5

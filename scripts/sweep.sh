@@ -10,6 +10,9 @@ model=smollm2-135m-longctx framework=paddle processes=1 gpus=0
 while [ $# -gt 0 ]; do
     flag=${1#--}
     case $1 in
+        -h | --help)
+            sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+            exit ;;
         --name | --config | --tasks | --lengths | --depth | --model_path | --framework)
             [ -n "${2:-}" ] || { echo "${0##*/}: $1 needs a value" >&2; exit 2; } ;;
         --examples | --slice | --processes | --gpus)
@@ -43,9 +46,11 @@ export python model framework processes gpus name config tasks depth examples sl
 export TOKENIZERS_PARALLELISM=false  # the processes are parallel enough
 
 build() {  # length task: one data file
+    local kinds=()
+    [ "$2" != math_find ] || kinds=(--kinds largest,smallest)
     [ -e "../data/$name/$1/$2.jsonl" ] || "$python" ../data/construct_synthetic_dataset.py \
         --task "$2" --length "$1" --num_examples "$examples" --depth "$depth" --seed 1 \
-        --kinds largest,smallest --model_path "$model" --out_dir "../data/$name/$1"
+        ${kinds[@]+"${kinds[@]}"} --model_path "$model" --out_dir "../data/$name/$1"
 }
 
 evaluate() {  # number length start: one job

@@ -1,10 +1,11 @@
-"""Grades predictions on ∞Bench and prints a table: tasks down, runs across.
+"""Grades predictions on ∞Bench and prints a table: runs down, tasks across.
 
-    python compute_scores.py --output_dir ../results                    every run, side by side
+    python compute_scores.py --output_dir ../results                    every run
     python compute_scores.py --output_dir ../results --model_name RUN --task passkey --json s.json
 
-A run is a directory with ``preds_<task>.jsonl`` files. A file that cannot be graded is named on
-stderr, the rest is graded all the same, and the exit status is 2.
+A run is a directory with ``preds_<task>.jsonl`` files; where ``run.json`` lies beside them, it
+gives the method and the share of the cache that was kept. A file that cannot be read or graded is
+named on stderr, the rest is graded all the same, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -13,26 +14,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tasks
 from kvevict.errors import InputError
+from reporting.variants import label_variants
 
 DASH = "-"
 KV = "kv_retrieval"
 
-
-@dataclass(frozen=True)
-class Grade:
-    """The mean score of a task over its examples."""
-
-    score: float
-    examples: int
-
-
 #: Grades by task name, for each run by name.
-Grades = dict[str, dict[str, Grade]]
+Grades = dict[str, dict[str, tasks.Grade]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,17 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(error)
     grades: Grades = {}
+    records = {}
     status = 0
     for run, directory in runs.items():
         grades[run] = {}
+        try:
+            if (directory / "run.json").exists():
+                records[run] = read_record(directory / "run.json")
+        except InputError as error:
+            status = _fail(error)
         for task in chosen:
             path = directory / f"preds_{task.name}.jsonl"
             try:
                 if path.exists():
-                    grades[run][task.name] = grade(path, task, run)
+                    grades[run][task.name] = tasks.grade(path, task, run)
             except InputError as error:
                 status = _fail(error)
-    print(table(chosen, grades))
+    print(table(chosen, grades, records))
     if args.json:
         scores = {
             run: {name: grade.score for name, grade in of_run.items()}
@@ -86,54 +85,74 @@ def find_runs(output_dir: Path, model_name: str | None = None) -> dict[str, Path
     return {name: runs[name]}
 
 
-def grade(path: Path, task: tasks.Task, model_name: str = "") -> Grade:
-    """The mean score over a predictions file. Raises ``InputError`` that names file and line."""
-    predictions, half_written = tasks.read_predictions(path)
-    if half_written:
-        print(f"note: {path}: the last line is half-written and left out", file=sys.stderr)
-    if not predictions:
-        raise InputError(f"{path} has no predictions")
-    total = 0.0
-    for prediction in predictions:
-        try:
-            total += tasks.score(task, prediction.text, prediction.label, model_name)
-        except InputError as error:
-            raise InputError(f"{path}, line {prediction.line}: {error}") from None
-    return Grade(total / len(predictions), len(predictions))
+def read_record(path: Path) -> dict[str, Any]:
+    """What run.json says. Raises ``InputError`` where that is not the record of a run."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        record["settings"]["policy"]["name"], record["settings"]["policy"]["keep_ratio"]
+        dict(record["tasks"])
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not the record of a run") from None
+    return record
 
 
-def table(chosen: Iterable[tasks.Task], grades: Grades) -> str:
-    """The grades as an aligned Markdown table.
+def table(chosen: list[tasks.Task], grades: Grades, records: dict[str, dict[str, Any]]) -> str:
+    """The grades as an aligned Markdown table, with methods and what they kept from ``records``.
 
-    The averages are those of the release: over its tasks, with and without Retrieve.KV, as far as
-    they have predictions; the number of tasks stands in brackets.
+    The averages are those of NACL's release: over its tasks of ∞Bench, with and without
+    Retrieve.KV, as far as they have predictions; the number of tasks stands in brackets.
     """
-    rows = [["Task", "Examples", *grades]]
+    columns = [["Run", "(examples)", *grades]]
+    if records:
+        labels = label_variants([record["settings"]["policy"] for record in records.values()])
+        methods = dict(zip(records, labels))
+        columns.append(["Method", "", *(methods.get(run, DASH) for run in grades)])
+        kept = (_kept(records[run], grades[run]) if run in records else DASH for run in grades)
+        columns.append(["Kept", "", *kept])
     for task in chosen:
         of_task = [of_run.get(task.name) for of_run in grades.values()]
         counts = [str(n) for n in sorted({grade.examples for grade in of_task if grade})]
         cells = [f"{grade.score:.4f}" if grade else DASH for grade in of_task]
-        rows.append([task.table_name, "/".join(counts) or DASH, *cells])
-    for name, left_out in (("Average (tasks)", ()), ("Without KV (tasks)", (KV,))):
-        names = [task for task in tasks.RELEASE_TASKS if task not in left_out]
-        rows.append([name, "", *(_average(of_run, names) for of_run in grades.values())])
-    return _markdown(rows)
+        columns.append([task.table_name, "/".join(counts) or DASH, *cells])
+    released = [task.name for task in chosen if task.name in tasks.RELEASE_TASKS]
+    averages = {}
+    if len(released) > 1:
+        averages["∞Bench average (tasks)"] = released
+        if KV in released:
+            averages["without KV (tasks)"] = [name for name in released if name != KV]
+    for title, names in averages.items():
+        columns.append([title, "", *(_average(of_run, names) for of_run in grades.values())])
+    left_out = [task.table_name for task in chosen if task.name not in released]
+    note = f"The average is over the tasks of NACL's release, so without {', '.join(left_out)}."
+    return _markdown(columns) + (f"\n{note}" if averages and left_out else "")
 
 
-def _average(grades: dict[str, Grade], names: Iterable[str]) -> str:
+def _kept(record: dict[str, Any], grades: dict[str, tasks.Grade]) -> str:
+    """The share of the cache that was kept; of several tasks the least and the most."""
+    of_tasks = [of_task for name, of_task in record["tasks"].items() if name in grades]
+    shares = sorted(  # not there yet while a run goes on
+        t["cache_bytes"] / t["full_cache_bytes"] for t in of_tasks if "cache_bytes" in t
+    )
+    return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
+
+
+def _average(grades: dict[str, tasks.Grade], names: Iterable[str]) -> str:
     scores = [grades[name].score for name in names if name in grades]
     return f"{sum(scores) / len(scores):.4f} ({len(scores)})" if scores else DASH
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    ruler = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]
-    lines = []
-    for row in [rows[0], ruler, *rows[1:]]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _markdown(columns: list[list[str]]) -> str:
+    padded = []
+    for column in columns:
+        width = max(map(len, column))
+        if column is columns[0]:
+            ruler, cells = ":" + "-" * (width - 1), [cell.ljust(width) for cell in column]
+        else:
+            ruler, cells = "-" * (width - 1) + ":", [cell.rjust(width) for cell in column]
+        padded.append([cells[0], ruler, *cells[1:]])
+    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*padded))
 
 
 def _tasks_of(directories: Iterable[Path]) -> list[tasks.Task]:

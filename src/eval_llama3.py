@@ -73,6 +73,7 @@ def evaluate(args: Namespace) -> None:
     if processes.rank == 0:
         for run in runs:
             run.open(data)
+        print(f"loading {args.model_path} ({dtype}, {numerics['device']})", file=sys.stderr)
     loaded = load(checkpoint, dtype, args.device, args.framework)
     processes.begin()
     eos = set(loaded.eos_ids)
@@ -88,7 +89,7 @@ def evaluate(args: Namespace) -> None:
         for run in runs:
             _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, wanted))
-        print(f"scores: python compute_scores.py --output_dir {args.output_dir}")
+        print(f"every run: python compute_scores.py --output_dir {args.output_dir}")
 
 
 def _examples(args: Namespace, task: tasks.Task) -> Iterator[tasks.Example]:

@@ -7,11 +7,11 @@
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and
-what ``kept`` has left in the same place) and scores.jsonl.gz (what the report is made of). The
-second does the same from that file, without the runs; ``scores`` writes the file alone, where there
-is no Matplotlib. ``study`` brings the tables of a page up to date and draws its figures. ``kept``
-runs one prompt under several methods and draws what each layer and head kept: kept.png, kept.html
-and the data, kept.json.
+what ``kept`` has left in the same place, if the runs have its model, task, methods and ratio) and
+scores.jsonl.gz (what the report is made of). The second does the same from that file, without the
+runs; ``scores`` writes the file alone, where there is no Matplotlib. ``study`` brings the tables of
+a page up to date and draws its figures. ``kept`` runs one prompt under several methods and draws
+what each layer and head kept: kept.png, kept.html and the data, kept.json.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def report(args: argparse.Namespace) -> Path:
         results = load.read_runs(args.output_dir, args.data_dir)
     of_prompt = args.out / "kept.json"
     found = kept.load(of_prompt) if of_prompt.exists() else None
+    if found and not found.is_of(results):
+        print(f"{of_prompt} is of other runs, and not on the page", file=sys.stderr)
+        found = None
 
     from reporting import page, sections  # Matplotlib takes a second
 
@@ -156,7 +159,7 @@ def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model_path", default="smollm2-135m-instruct", help="as for eval_llama3.py")
+    add("--model_path", default="smollm2-135m-longctx", help="as for eval_llama3.py")
     add("--method", default="nacl,laprox,h2o,snapkv,pyramidkv,streamingllm")
     add("--keep_ratio", type=float, default=0.2, help="share of the cache to keep")
     add("--data_dir", type=Path, default=Path("../data"), help="where <task>.jsonl lies")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reporting.runs import write_run
+
 SRC = Path(__file__).parents[1] / "src"
 PUBLISHED = Path(__file__).parents[2] / "shared" / "predictions"
 
@@ -30,9 +32,10 @@ def write(directory: Path, task: str, *pairs: tuple[str, object], end: str = "\n
 
 
 def cells(output: str) -> dict[str, list[str]]:
-    """The table by its first column."""
-    rows = [line.strip("| \n").split("|") for line in output.splitlines() if line.startswith("|")]
-    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    """The table by its columns: what stands below each title and its ruler."""
+    rows = [line[1:-1].split("|") for line in output.splitlines() if line.startswith("|")]
+    columns = ([cell.strip() for cell in column] for column in zip(*rows))
+    return {title: below for title, _, *below in columns}
 
 
 @pytest.fixture
@@ -48,15 +51,17 @@ def test_every_run_stands_side_by_side(output_dir):
     done = run("--output_dir", output_dir, "--json", output_dir / "scores.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert cells(done.stdout) == {
-        "Task": ["Examples", "full", "nacl"],
-        ":" + "-" * 17: ["-" * 7 + ":", "-" * 9 + ":", "-" * 9 + ":"],
+        "Run": ["(examples)", "full", "nacl"],
         "Retrieve.PassKey": ["2/4", "0.7500", "0.5000"],
         "Retrieve.KV": ["1", "1.0000", "-"],
         "Needle": ["1", "1.0000", "-"],
-        "Average (tasks)": ["", "0.8750 (2)", "0.5000 (1)"],
-        "Without KV (tasks)": ["", "0.7500 (1)", "0.5000 (1)"],
+        "∞Bench average (tasks)": ["", "0.8750 (2)", "0.5000 (1)"],
+        "without KV (tasks)": ["", "0.7500 (1)", "0.5000 (1)"],
     }
-    assert len({len(line) for line in done.stdout.splitlines()}) == 1, "the columns line up"
+    *table, note = done.stdout.splitlines()
+    assert len({len(line) for line in table}) == 1, "the columns line up"
+    assert table[1].startswith("| :--------- | ---------------: | ")
+    assert note == "The average is over the tasks of NACL's release, so without Needle."
     assert json.loads((output_dir / "scores.json").read_text("utf-8")) == {
         "full": {"passkey": 0.75, "kv_retrieval": 1.0, "needle": 1.0},
         "nacl": {"passkey": 0.5},
@@ -66,24 +71,79 @@ def test_every_run_stands_side_by_side(output_dir):
 def test_one_run_and_chosen_tasks(output_dir):
     done = run("--output_dir", output_dir, "--model_name", "nacl", "--task", "math_calc,passkey")
     assert done.returncode == 0
-    assert list(cells(done.stdout))[2:4] == ["Math.Calc", "Retrieve.PassKey"]
+    assert list(cells(done.stdout)) == ["Run", "Math.Calc", "Retrieve.PassKey"]
     assert cells(done.stdout)["Math.Calc"] == ["-", "-"]
-    assert cells(done.stdout)["Task"] == ["Examples", "nacl"]
+    assert cells(done.stdout)["Run"] == ["(examples)", "nacl"]
 
 
-def test_all_is_a_row_for_each_task_of_the_release(output_dir):
+def test_an_average_needs_two_tasks_and_one_without_kv_needs_kv(output_dir):
+    one = cells(run("--output_dir", output_dir, "--task", "passkey,needle").stdout)
+    assert list(one) == ["Run", "Retrieve.PassKey", "Needle"]
+    write(output_dir / "full", "code_run", ("1", "2"))
+    two = run("--output_dir", output_dir, "--task", "passkey,code_run").stdout
+    assert list(cells(two))[3:] == ["∞Bench average (tasks)"]
+    assert cells(two)["∞Bench average (tasks)"] == ["", "0.3750 (2)", "0.5000 (1)"]
+    assert "without" not in two
+
+
+def test_records_tell_the_methods_and_what_they_kept(output_dir):
+    right = [True, False]
+    forms = {
+        "whole": {"min_eviction_seqlen": 9999},
+        "evicted": {},
+        "drawless": {"random_token_keep_ratio": 0.0, "proxy_token_keep_ratio": 0.19},
+    }
+    for name, form in forms.items():
+        write_run(output_dir / name, "nacl", right, keep_ratio=0.2, **form)
+    for name, form in {"next": {"heads": "next"}, "pooled": {"kernel": 7}}.items():
+        write_run(output_dir / name, "nacl-variant", right, keep_ratio=0.05, **form)
+    shares = {"whole": [1, 1], "evicted": [0.2, 0.204], "drawless": [0.2, 0.2], "next": [0.05]}
+    for name, of_tasks in shares.items():
+        file = output_dir / name / "run.json"
+        record = json.loads(file.read_text("utf-8"))
+        for task, share in zip(("passkey", "needle", "code_run"), [*of_tasks, 0.9]):
+            bytes_ = {"cache_bytes": 1000 * share, "full_cache_bytes": 1000}
+            record["tasks"][task] = {**record["tasks"].get(task, {}), **bytes_}
+        file.write_text(json.dumps(record), "utf-8")
+        if len(of_tasks) > 1:
+            write(output_dir / name, "needle", ("a", "b"))
+    found = cells(run("--output_dir", output_dir).stdout)
+    about = dict(zip(found["Run"], zip(found["Method"], found["Kept"])))
+    assert about == {
+        "(examples)": ("", ""),
+        "full": ("-", "-"),
+        "nacl": ("-", "-"),
+        "whole": ("nacl (min_eviction_seqlen 9999)", "100.0%"),
+        "evicted": ("nacl", "20.0%–20.4%"),
+        "drawless": ("nacl (random 0)", "20.0%"),
+        "next": ("nacl-variant (heads next)", "5.0%"),
+        "pooled": ("nacl-variant (kernel 7)", "-"),
+    }, "a record without predictions of a task says nothing of it; nor one of a run in progress"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"settings": {"policy": 3}, "tasks": {}}'])
+def test_a_broken_record_is_named_and_the_scores_stand(output_dir, text):
+    (output_dir / "nacl" / "run.json").write_text(text, "utf-8")
+    done = run("--output_dir", output_dir)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {output_dir / 'nacl' / 'run.json'} is not the record of a run\n"
+    assert cells(done.stdout)["Retrieve.PassKey"] == ["2/4", "0.7500", "0.5000"]
+
+
+def test_all_is_a_column_for_each_task_of_the_release(output_dir):
     done = run("--output_dir", output_dir, "--task", "all")
-    rows = cells(done.stdout)
-    assert len(rows) == 2 + 11 + 2
-    assert rows["Zh.QA"] == ["-", "-", "-"]
-    assert rows["Average (tasks)"] == ["", "0.8750 (2)", "0.5000 (1)"]
+    columns = cells(done.stdout)
+    assert len(columns) == 1 + 11 + 2
+    assert columns["Zh.QA"] == ["-", "-", "-"]
+    assert columns["∞Bench average (tasks)"] == ["", "0.8750 (2)", "0.5000 (1)"]
+    assert "so without" not in done.stdout
 
 
 def test_runs_may_lie_deeper(tmp_path):
     write(tmp_path / "llama" / "nacl-0.2", "passkey", ("1", "1"))
     for name in ("llama/nacl-0.2", "llama/nacl-0.2/"):
         done = run("--output_dir", tmp_path, "--model_name", name)
-        assert cells(done.stdout)["Task"] == ["Examples", "llama/nacl-0.2"]
+        assert cells(done.stdout)["Run"] == ["(examples)", "llama/nacl-0.2"]
 
 
 def test_math_calc_of_the_run_called_gpt4_drops_the_first_number(tmp_path):
@@ -91,7 +151,7 @@ def test_math_calc_of_the_run_called_gpt4_drops_the_first_number(tmp_path):
         write(tmp_path / name, "math_calc", ("1, 4, 8", [4, 8]))
     done = run("--output_dir", tmp_path)
     assert cells(done.stdout)["Math.Calc"] == ["1", "1.0000", "0.0000"]
-    assert cells(done.stdout)["Average (tasks)"] == ["", "-", "-"]
+    assert "average" not in done.stdout
 
 
 def test_a_malformed_file_is_named_and_the_rest_is_graded(output_dir):
@@ -166,7 +226,16 @@ def test_grading_needs_no_framework():
     done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "compute_scores" in loaded
-    assert not loaded & {"paddle", "paddlenlp", "torch", "numpy", "rouge_score", "nltk", "jieba"}
+    assert not loaded & {
+        "paddle",
+        "paddlenlp",
+        "torch",
+        "numpy",
+        "rouge_score",
+        "nltk",
+        "jieba",
+        "matplotlib",
+    }
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="no published predictions beside the repository")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tasks
+from tasks.generators import GENERATORS
 from tasks.synthetic import estimate_tokens, make_example
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +61,27 @@ def test_flags_reach_the_generator(tmp_path):
         "code_run": {"calls": 2},
     }.items():
         for i, row in enumerate(rows(tmp_path / f"{task}.jsonl")):
-            depth = i % 2 if task == "passkey" else "uniform"
-            assert row == make_example(task, i, 600, depth=depth, **setting, **options)
+            hidden, depth = divmod(i, 2) if task == "passkey" else (i, "uniform")
+            wanted = make_example(task, hidden, 600, depth=depth, **setting, **options)
+            assert row == {**wanted, "id": i}
+
+
+def test_every_depth_hides_the_same(tmp_path):
+    flags = ["--task", "needle", "--length", 600, "--num_examples", 6]
+    done = build(tmp_path, *flags, "--depth", "0,0.5,1")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = rows(tmp_path / "needle.jsonl")
+    assert [row["id"] for row in made] == list(range(6))
+    by_depth = [[(row["input"], row["answer"]) for row in made[at::3]] for at in range(3)]
+    assert by_depth[0] == by_depth[1] == by_depth[2] and by_depth[0][0] != by_depth[0][1]
+    shares = [row["context"].index(row["answer"]) / len(row["context"]) for row in made]
+    assert all(shares[i] < 0.2 < shares[i + 1] < 0.8 < shares[i + 2] for i in (0, 3))
+
+
+def test_all_is_every_task(tmp_path):
+    done = build(tmp_path, "--task", "all", "--length", 700, "--num_examples", 1, "--calls", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.stem for path in tmp_path.iterdir()} == set(GENERATORS)
 
 
 def test_a_models_own_tokenizer_counts(tmp_path):
@@ -109,6 +129,10 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
         (["--task", "passkey", "--depth", "0.5,2"], "depth 2.0"),
         (["--task", "kv_retrieval", "--haystack", "prose"], "has no haystack"),
         (["--task", "math_find", "--kinds", "biggest"], "unknown kind 'biggest'"),
+        (
+            ["--task", "needle", "--calls", 4],
+            "--calls is for code_run, which is not among the tasks",
+        ),
         (["--task", "passkey", "--out_dir", "/proc/nowhere"], "cannot write /proc/nowhere/passkey"),
         (["--task", "passkey", "--out_dir", "pyproject.toml"], "cannot write pyproject.toml/pass"),
         (

@@ -16,6 +16,7 @@ import tasks
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "download_dataset.sh"
 ROW = {"context": "x" * 200, "input": "What is the pass key?", "answer": "1"}
+PUBLISHED = [name for name, task in tasks.TASKS.items() if task.examples]
 WHOLE = (json.dumps(ROW) + "\n").encode() * tasks.TASKS["passkey"].examples
 
 
@@ -166,4 +167,7 @@ def test_a_file_of_ones_own_is_not_replaced(server, tmp_path):
     ("task", "message"), [("nonsense", "unknown task 'nonsense'"), ("needle", "is built by data/")]
 )
 def test_a_task_without_a_published_file_is_named(tmp_path, task, message):
-    assert_one_sentence(download(tmp_path, 9, task), 2, message)
+    done = download(tmp_path, 9, task)
+    assert_one_sentence(done, 2, message)
+    offered = done.stderr.partition("choose from all, ")[2].split(", ")
+    assert offered in ([""], [*PUBLISHED[:-1], PUBLISHED[-1] + "\n"])

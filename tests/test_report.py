@@ -171,9 +171,10 @@ def test_broken_files_are_named(tmp_path, file, text, message):
         (["--out", "{tmp}/s"], "cannot write {tmp}/s: File exists"),
         (["kept", "--task", "nothing"], "unknown task 'nothing'; choose"),
         (["kept", "--method", "x"], "unknown method 'x'; choose"),
+        (["kept", "--method", "nacl,full"], "kept draws methods that evict; full keeps everything"),
         (["kept", "--task", "passkey,needle"], "--task takes one task, not passkey,needle"),
         (["kept", "--keep_ratio", "2"], "keep_ratio must lie between 0 and 1, not 2.0"),
-        (["kept", "--data_dir", "nowhere"], "cannot read nowhere/passkey.jsonl"),
+        (["kept", "--data_dir", "nowhere"], "there is no nowhere/passkey.jsonl"),
         (["kept", "--data_dir", "{tmp}", "--example", "3"], "--example 3: "),
         (["kept", "--data_dir", "{tmp}", "--model_path", "x"], "there is no model 'x'"),
         (
@@ -205,15 +206,24 @@ def test_a_report_needs_no_framework(made):
     assert subprocess.run(command, cwd=SRC, capture_output=True).returncode == 0
 
 
-def test_kept_draws_one_prompt_and_the_report_shows_it(builtin_dir, made, tmp_path):
+def test_kept_draws_one_prompt_and_the_report_of_its_runs_shows_it(builtin_dir, tmp_path):
     write_data(tmp_path, 2)
     out = tmp_path / "out"
     done = run("kept", "--data_dir", tmp_path, "--method", "h2o, snapkv", "--out", out)
     assert (done.returncode, done.stdout) == (0, f"{out / 'kept.html'}\n"), done.stderr
     kept = json.loads((out / "kept.json").read_text("utf-8"))
     assert list(kept["masks"]) == ["h2o", "snapkv"] and kept["layers"] == 30
+    assert kept["model"] == "smollm2-135m-longctx"
     assert (out / "kept.png").read_bytes()[:4] == b"\x89PNG"
     assert 'id="kept"' in (out / "kept.html").read_text("utf-8")
-    done = run("--scores", made / "out" / "scores.jsonl.gz", "--out", out)
-    assert done.returncode == 0
+    for method, model in (("h2o", kept["model"]), ("snapkv", kept["model"]), ("snapkv", "llama")):
+        write_run(tmp_path / model / method, method, [True], model=model, keep_ratio=0.2)
+    done = run("--output_dir", tmp_path / kept["model"], "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
     assert 'id="kept"' in (out / "report.html").read_text("utf-8")
+    done = run("--output_dir", tmp_path / "llama", "--out", out)
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"{out / 'kept.json'} is of other runs, and not on the page\n",
+    )
+    assert 'id="kept"' not in (out / "report.html").read_text("utf-8")

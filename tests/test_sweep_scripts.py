@@ -76,6 +76,8 @@ def test_a_needle_grid_ends_in_a_heat_map(tree):
     done = run(tree, "needle_grid.sh", "--config", tree / "own.yaml", *flags)
     assert done.returncode == 0, done.stderr
     assert (tree / "report" / "needle" / "depth-needle.png").read_bytes()[:4] == b"\x89PNG"
+    built = (tree / "data" / "needle" / "700" / "needle.jsonl").read_text("utf-8").splitlines()
+    assert len({json.loads(line)["answer"] for line in built}) == 1, "one needle at three depths"
     depths = scores(tree, "needle")[0]["depths"]
     assert depths[0] < 0.2 < depths[1] < 0.8 < depths[2]
 
@@ -87,7 +89,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(tree):
     assert done.returncode != 0
     assert done.stdout.count("failed: see ") == 2
     for log in (tree / "results" / "broken" / "log").glob("*.err"):
-        assert log.read_text().startswith("eval_llama3.py: unknown method 'nothing'")
+        assert "broken.yaml: unknown method 'nothing'" in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,10 @@ def test_bad_flags_get_one_sentence(tree, flags, message):
     done = run(tree, "run_study.sh", *flags)
     assert done.returncode == 2
     assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["run_study.sh", "needle_grid.sh"])
+def test_help_is_the_head_of_the_script(tree, script):
+    done = run(tree, script, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"bash scripts/{script} --" in done.stdout and "set -euo" not in done.stdout

@@ -15,16 +15,17 @@ import yaml
 
 from kvevict.errors import InputError
 from kvevict.models import BUILTINS, DEFAULT_MODEL, DTYPES, FRAMEWORKS
-from kvevict.policies import METHODS, NACL, Policy, build, describe
+from kvevict.policies import METHODS, NACL, LaProx, Policy, build, describe
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
+SCALED = "; with --keep_ratio only the proportions of the three shares count"
 NACL_FLAGS = {
     "proxy_tokens_ratio": "share of the prompt's last tokens whose attention scores",
-    "proxy_token_keep_ratio": "share of the cache kept by score",
-    "random_token_keep_ratio": "share of the cache drawn at random",
-    "token_protect_ratio": "share of sinks and recent tokens, always kept",
+    "proxy_token_keep_ratio": "share of the cache kept by score" + SCALED,
+    "random_token_keep_ratio": "share of the cache drawn at random" + SCALED,
+    "token_protect_ratio": "share of sinks and recent tokens, always kept" + SCALED,
     "sink_tokens": "first tokens kept, at most half of the protected share",
 }
 COMMON_FLAGS = {
@@ -92,7 +93,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("--method", help=f"separated by commas: {', '.join(METHODS)}")
     p.add_argument("--enable_nacl_evict", action="store_true", help="the same as --method nacl")
-    p.add_argument("--keep_ratio", help="shares of the cache to keep, separated by commas")
+    p.add_argument(
+        "--keep_ratio",
+        help="shares of the cache to keep, separated by commas "
+        f"(default: {Policy.keep_ratio}; laprox {LaProx().keep_ratio})",
+    )
     p.add_argument("--config", help="YAML of one method or a list of them; flags override it")
     for name, text in NACL_FLAGS.items():
         default = inspect.signature(NACL).parameters[name].default
@@ -115,7 +120,8 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     """One policy for each method, keep ratio and seed; the full cache where no method is named.
 
     Raises:
-        InputError: an unknown method, a malformed file, a setting out of range or of no effect.
+        InputError: an unknown method, a malformed file, a setting out of range or of no effect, or
+            methods that would keep different shares without anyone having said so.
     """
     forms = _forms(args)
     named = {form["method"] for form in forms}
@@ -131,7 +137,11 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     for form in forms:
         if form["method"] != "full":  # one run, whatever the flags are for the methods beside it
             form = {**form, **common, **(nacl if form["method"] == "nacl" else {})}
-        chosen += [build(**settings) for settings in _crossed(form)]
+        chosen += _built(form)
+    ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
+    if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:
+        own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
+        raise InputError(f"methods differ in their default ratio ({own}); give --keep_ratio")
     return list(dict.fromkeys(chosen))
 
 
@@ -171,7 +181,7 @@ def read_config(path: str) -> list[dict[str, Any]]:
     """A YAML file of settings: ``method`` and its settings, or a list of such mappings.
 
     Raises:
-        InputError: no such file, or not such mappings.
+        InputError: no such file, or an entry that is no policy; names file and line or entry.
     """
     file = Path(path)
     if not file.exists() and not file.is_absolute() and (CONFIGS.parent / file).exists():
@@ -180,15 +190,22 @@ def read_config(path: str) -> list[dict[str, Any]]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except yaml.MarkedYAMLError as error:
+        where = f"{path}, line {error.problem_mark.line + 1}"
+        raise InputError(f"{where}: not YAML ({error.problem})") from None
+    except (yaml.YAMLError, ValueError):  # ValueError: not UTF-8, or a date like 2024-13-01
         raise InputError(f"{path} is not YAML") from None
     forms = config if isinstance(config, list) and config else [config]
     for number, form in enumerate(forms, 1):
-        where = f"{path}, entry {number}," if forms is config else path
+        where = f"{path}, entry {number}" if forms is config else path
         if not isinstance(form, dict) or not isinstance(form.get("method"), str):
-            raise InputError(f'{where} does not name its "method"')
+            raise InputError(f'{where}: no "method" is named')
         if not all(isinstance(key, str) for key in form):
-            raise InputError(f"{where} has a setting whose name is not a text")
+            raise InputError(f"{where}: a setting's name is not a text")
+        try:
+            _built(form)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     return forms
 
 
@@ -206,14 +223,13 @@ def _forms(args: argparse.Namespace) -> list[dict[str, Any]]:
     return forms
 
 
-def _crossed(form: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A form for each of its keep ratios and seeds, which may be lists."""
+def _built(form: dict[str, Any]) -> list[Policy]:
+    """A policy for each of a form's keep ratios and seeds, which may be lists."""
     lists = {key: form[key] for key in ("keep_ratio", "seed") if isinstance(form.get(key), list)}
     for key, values in lists.items():
         if not values:
             raise InputError(f"setting {key!r} of {form['method']} is an empty list")
-    for values in product(*lists.values()):
-        yield {**form, **dict(zip(lists, values))}
+    return [build(**{**form, **dict(zip(lists, v))}) for v in product(*lists.values())]
 
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:

@@ -49,8 +49,10 @@ class Prompts:
             )
         return room
 
-    def tokens(self, task: tasks.Task, example: tasks.Example) -> tuple[list[int], list[int]]:
-        """What is prefilled and evicted, and the question that follows; here or there empty.
+    def tokens(self, task: tasks.Task, example: tasks.Example) -> tuple[list[int], list[int], int]:
+        """What is prefilled and evicted, the question that follows, and the tokens of both uncut.
+
+        Of context and question, one may be empty.
 
         Raises:
             InputError: too long with truncation off, or a question without room for a context.
@@ -63,14 +65,14 @@ class Prompts:
         after = self.tokenizer.encode(tasks.normalise(question))[begin:]
         ids = self.tokenizer.encode(tasks.normalise(text))
         where, room = f"{task.name}, example {example.id}", self.room(task)
+        uncut = len(ids) + len(after)
         if len(after) >= room:
             raise InputError(f"{where}: the question alone has {len(after)} tokens, of {room}")
-        if len(ids) + len(after) > room and not self.truncate:
+        if uncut > room and not self.truncate:
             raise InputError(
-                f"{where}: the prompt has {len(ids) + len(after)} tokens where {room} fit, and "
-                "truncation is off"
+                f"{where}: the prompt has {uncut} tokens where {room} fit, and truncation is off"
             )
-        return tasks.truncate(ids, room - len(after)), after
+        return tasks.truncate(ids, room - len(after)), after, uncut
 
 
 class Predictor:
@@ -96,7 +98,7 @@ class Predictor:
             InputError: as :meth:`Prompts.tokens`.
             FloatingPointError: the model's numbers are not finite.
         """
-        ids, question = self.prompts.tokens(task, example)
+        ids, question, uncut = self.prompts.tokens(task, example)
         began = time.perf_counter()
         if self.prompts.compress == "context":
             sessions = self._after(ids, policies)
@@ -107,6 +109,7 @@ class Predictor:
         common = {
             "id": example.id,
             "prompt_tokens": len(ids) + len(question),
+            "uncut_tokens": uncut,
             "policies": len(policies),
             "full_cache_bytes": self._full_bytes(sessions[0], len(ids)),
             "prefill_seconds": shared,

@@ -103,6 +103,10 @@ class Run:
             for path in parts:
                 path.unlink()
 
+    def predictions(self, task: str) -> Path:
+        """The file of a task's predictions, after a merge."""
+        return self._file("preds", task)
+
     def stats(self, task: str) -> list[dict[str, Any]]:
         """The timings of a task's examples, after a merge."""
         return _read(self._file("stats", task))

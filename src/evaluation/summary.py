@@ -8,8 +8,9 @@ from typing import Any
 import tasks
 from evaluation.progress import MIB
 from evaluation.runs import Run
+from kvevict.errors import InputError
 
-HEAD = "  examples   tokens  prefill s  ms/token  cache MiB    kept  run"
+HEAD = "  examples   tokens  prefill s  ms/token  cache MiB    kept   score  run"
 
 
 def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -22,9 +23,12 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     steps = sum(s["decode_steps"] for s in stats)
     of_batch = any(s.get("decoded_together", 1) > 1 for s in stats)
     decoding = 1e3 * sum(s["decode_seconds"] for s in stats) / max(1, steps)
+    cut = [s["prompt_tokens"] for s in stats if s["prompt_tokens"] < s.get("uncut_tokens", 0)]
     return {
         "examples": len(stats),
         "prompt_tokens": sum(s["prompt_tokens"] for s in stats),
+        "cut_prompts": len(cut),
+        "cut_to_tokens": max(cut, default=None),
         "new_tokens": sum(s["new_tokens"] for s in stats),
         "prefill_seconds": round(mean(s["prefill_seconds"] for s in stats), 4),
         "prefill_shared_by": max(s["policies"] for s in stats),
@@ -36,28 +40,45 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
     """The runs of each task below one another, by means over their examples."""
-    lines, whole, shared = [], [], False
+    lines, shared, whole, cut = [], False, [], []
     for task in wanted:
         lines += [task.table_name, HEAD]
+        above = None
         for run in runs:
             row = run.record["tasks"][task.name]
             if "examples" not in row:
                 continue
             kept = row["cache_bytes"] / row["full_cache_bytes"]
-            mark = "*" if row["prefill_shared_by"] > 1 else " "
+            seconds, mark = row["prefill_seconds"], "*" if row["prefill_shared_by"] > 1 else " "
             shared |= mark == "*"
+            prefill = '"' if mark == "*" and seconds == above else f"{seconds:.2f}{mark}"
+            above = seconds
             decoding = "–" if row["ms_per_token"] is None else f"{row['ms_per_token']:.1f}"
             lines.append(
                 f"{row['examples']:>10}{row['prompt_tokens'] / row['examples']:>9.0f}"
-                f"{row['prefill_seconds']:>11.2f}{mark}{decoding:>9}"
-                f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}  {run.path}"
+                f"{prefill:>12}{decoding:>9}"
+                f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}{_score(run, task):>8}"
+                f"  {run.path.name}"
             )
             policy = run.settings["policy"]
             if kept == 1 and policy["keep_ratio"] < 1:
                 whole.append(policy["min_eviction_seqlen"])
+            if row.get("cut_prompts"):
+                some = f"{row['cut_prompts']} of {row['examples']} of {task.table_name}"
+                cut.append(f"{some} to {row['cut_to_tokens']} tokens")
     if shared:
-        lines.append("* one prefill served several settings; its whole time stands at each")
+        lines.append("* one prefill served several settings")
     if whole:
         lines.append(f"note: prompts of {max(whole)} or fewer tokens are not evicted from; lower "
                      "--min_eviction_seqlen to change that")  # fmt: skip
+    if cut:
+        lines.append(f"note: prompts were cut in the middle: {', '.join(dict.fromkeys(cut))} "
+                     "(--no_truncation refuses them)")  # fmt: skip
     return "\n".join(lines)
+
+
+def _score(run: Run, task: tasks.Task) -> str:
+    try:
+        return f"{tasks.grade(run.predictions(task.name), task, run.path.name).score:.4f}"
+    except InputError:  # a label that cannot be read; compute_scores.py says where it stands
+        return "–"

@@ -5,26 +5,52 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
 import tasks
 from reporting.cost import cost_figure
 from reporting.heatmap import heat_maps
 from reporting.intervals import Estimate
-from reporting.pool import Cell, Group, overall, ratios_of, settings_of, task_names
-from reporting.style import FULL, FULL_DASH, INK, OTHERS, display, full_line, legend, look, percent
+from reporting.pool import Cell, Group, overall, plain, ratios_of, settings_of, task_names
+from reporting.style import (
+    FULL,
+    FULL_DASH,
+    INK,
+    METHOD_STYLE,
+    OTHERS,
+    display,
+    full_line,
+    legend,
+    look,
+    percent,
+)
 
 Curves = dict[str, dict[float, Estimate]]  # a method's estimate at each keep ratio
 COLUMNS = 4  # panels side by side
+STEP, SPREAD = 4, 20  # in points: how far, and over how much, equal ratios stand side by side
 CROWD = 7  # lines, the full cache included, from which on bands would only cover each other
 
 
 def figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
-    """Every figure of a group: a name for its file, what it shows, and the figure."""
+    """Every figure of a group: a name for its file, what it shows, and the figure.
+
+    Of more curves than there are methods, only one form of each method is drawn.
+    """
+    forms, note = {cell.method for cell in group.cells}, ""
+    if len(forms) > len(METHOD_STYLE):
+        group = replace(group, cells=tuple(plain(group.cells)))
+        note = f". One form of each method; the tables have all {len(forms)}"
+    for name, caption, figure in _figures(group):
+        yield name, caption + note, figure
+
+
+def _figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
     for length, cells in group.parts():
         suffix, where = (f"-{length.lower()}", f" at {length} tokens") if length else ("", "")
         crowded = _is_crowded(cells)
@@ -48,13 +74,13 @@ def score_figure(cells: list[Cell]) -> Figure:
         for name in task_names(cells)
     ]
     if len(panels) > 1:
-        panels.append((f"Mean of {len(panels)} tasks", _mean_curves(cells)))
+        panels.append((f"Mean of {len(panels)} tasks", mean_curves(cells)))
     return _panels_figure(panels, cells)
 
 
 def lengths_figure(group: Group) -> Figure:
     """A panel for each length: the mean over tasks."""
-    panels = [(f"{length} tokens", _mean_curves(cells)) for length, cells in group.parts()]
+    panels = [(f"{length} tokens", mean_curves(cells)) for length, cells in group.parts()]
     return _panels_figure(panels, list(group.cells))
 
 
@@ -97,7 +123,7 @@ def _panels_figure(panels: list[tuple[str, Curves]], cells: list[Cell]) -> Figur
 
 def methods_figure(cells: list[Cell]) -> Figure:
     """A panel for each method with its interval, the others in grey: the mean over tasks."""
-    curves, looks = _mean_curves(cells), look([method for method, _ in settings_of(cells)])
+    curves, looks = mean_curves(cells), look([method for method, _ in settings_of(cells)])
     methods = [method for method in looks if method in curves and method != FULL]
     columns = COLUMNS + 1
     rows = math.ceil(len(methods) / columns)
@@ -132,16 +158,21 @@ def _draw_curves(ax: Axes, curves: Curves, looks: dict[str, dict[str, Any]], ban
         full = curves[FULL][1.0]
         ax.axhspan(full.low, full.high, color=INK, alpha=0.05, lw=0)
         full_line(ax, full.mean)
-    # The two papers' methods come first and lie on top.
-    for z, method in enumerate(reversed([m for m in looks if m in curves and m != FULL]), 3):
+    methods = [method for method in looks if method in curves and method != FULL]
+    for place, method in enumerate(methods):
         ratios = sorted(curves[method])
         estimates = [curves[method][ratio] for ratio in ratios]
+        # Side by side, or equal scores would hide one another.
+        aside = (place - (len(methods) - 1) / 2) * min(STEP, SPREAD / len(methods))
+        shifted = offset_copy(ax.transData, ax.figure, x=aside, units="points")
         if bands:
             low, high = [e.low for e in estimates], [e.high for e in estimates]
-            color = looks[method]["color"]
-            ax.fill_between(ratios, low, high, color=color, alpha=0.2, lw=0, zorder=2)
-        means = [e.mean for e in estimates]
-        ax.plot(ratios, means, **looks[method], lw=1.5, ms=4.5, mec="white", mew=0.5, zorder=z)
+            style = {"color": looks[method]["color"], "alpha": 0.2, "lw": 0, "zorder": 2}
+            ax.fill_between(ratios, low, high, **style, transform=shifted)
+        # The two papers' methods come first and lie on top.
+        style = {**looks[method], "lw": 1.5, "ms": 4.5, "mec": "white", "mew": 0.5}
+        means, z = [e.mean for e in estimates], 3 + len(methods) - place
+        ax.plot(ratios, means, **style, transform=shifted, zorder=z)
     ax.set_ylim(-0.03, 1.03)
 
 
@@ -172,7 +203,8 @@ def _curves(cells: list[Cell]) -> Curves:
     return curves
 
 
-def _mean_curves(cells: list[Cell]) -> Curves:
+def mean_curves(cells: list[Cell]) -> Curves:
+    """Each method's mean over tasks at each keep ratio at which it has them all."""
     curves: Curves = {}
     for method, ratio in settings_of(cells):
         score = overall(cells, method, ratio)
@@ -185,5 +217,5 @@ def _ratio_axis(ax: Axes, ratios: list[float]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(ratios, [percent(ratio) for ratio in ratios])
     ax.minorticks_off()
-    margin = 2**0.15
+    margin = 2**0.32
     ax.set_xlim(ratios[0] / margin, ratios[-1] * margin)

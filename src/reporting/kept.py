@@ -13,7 +13,7 @@ import numpy as np
 
 import tasks
 from kvevict.errors import InputError
-from reporting.load import answer_spans
+from reporting.load import Result, answer_spans
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,16 @@ class Kept:
     tokens: list[str]
     answer: list[int]
     masks: dict[str, np.ndarray]
+
+    def is_of(self, results: list[Result]) -> bool:
+        """Whether results have its model and task, and each of its methods at its ratio."""
+        there = {
+            (result.settings["model"], result.task, policy["name"], policy["keep_ratio"])
+            for result in results
+            for policy in [result.settings["policy"]]
+        }
+        here = {(self.model, self.task, method, self.keep_ratio) for method in self.masks}
+        return here <= there
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. Each mask is one bit a position, lowest first, every head on whole bytes,
@@ -93,6 +103,8 @@ def capture(
     """
     from kvevict.policies import build
 
+    if "full" in methods:
+        raise InputError("kept draws methods that evict; full keeps everything")
     policies = [build(name, keep_ratio=keep_ratio, min_eviction_seqlen=0) for name in methods]
     task, *others = tasks.resolve(task_name)
     if others:

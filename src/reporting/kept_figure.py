@@ -19,20 +19,20 @@ MOST_ACROSS = 640  # positions drawn side by side; more are put together
 def kept_figure(kept: Kept) -> Figure:
     """For each method a map of position (across) and layer and head (down), dark where kept.
 
-    The strip above counts the heads that keep a position, the one on the right the share that a
-    layer keeps. Triangles mark the answer.
+    The strip above is the share of heads that keep a position, the one on the right the share of
+    positions that a layer keeps. Triangles mark the answer.
     """
     rows = math.ceil(len(kept.masks) / COLUMNS)
     with plt.rc_context({"axes.grid": False}):
         figure = plt.figure(figsize=(10.4, 2.75 * rows + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.03, wspace=0, hspace=0)
         panels = np.ravel(figure.subfigures(rows, COLUMNS, squeeze=False))
-        for place, (method, mask) in enumerate(kept.masks.items()):
-            _panel(panels[place], method, mask, kept.answer, place % COLUMNS == 0)
+        for panel, (method, mask) in zip(panels, kept.masks.items()):
+            _panel(panel, method, mask, kept.answer)
     return figure
 
 
-def _panel(panel, method: str, mask: np.ndarray, answer: list[int], labelled: bool) -> None:
+def _panel(panel, method: str, mask: np.ndarray, answer: list[int]) -> None:
     layers, heads, tokens = mask.shape
     color = METHOD_STYLE.get(base(method), (INK, ""))[0]
     flat = mask.reshape(layers * heads, tokens)
@@ -64,18 +64,21 @@ def _panel(panel, method: str, mask: np.ndarray, answer: list[int], labelled: bo
     main.set_ylim(layers, 0)
     main.set_xlim(0, tokens)
     main.set_xlabel("position in the prompt")
-    main.set_ylabel("layer" if labelled else "")
+    main.set_ylabel("layer")
 
     top.stairs(binned.mean(axis=0), edges, fill=True, color=color, lw=0)
     top.set_ylim(0, 1)
     side.barh(np.arange(layers) + 0.5, mask.mean(axis=(1, 2)), 1.0, color=color, lw=0)
+    top.set_yticks([0, 1], ["0", "1"], size=7)
+    top.set_ylabel("heads\nthat keep", size=7)
+    side.set_xticks([mask.mean()], [f"{mask.mean():.0%}"], size=7)
+    side.set_xlabel("kept of\nthe layer", size=7)
     side.set_xlim(0, max(0.05, 1.05 * mask.mean(axis=(1, 2)).max()))
-    top.set_yticks([])
-    side.set_xticks([])
     for ax in (top, side):
         for spine in ax.spines.values():
             spine.set_visible(False)
-        ax.tick_params(labelbottom=False, labelleft=False)
+    top.tick_params(labelbottom=False)
+    side.tick_params(labelleft=False)
 
     note = f"{mask.mean():.1%} kept"
     if answer:

@@ -49,13 +49,18 @@ def page(title: str, sections: list[Section], kept: Kept | None = None) -> str:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """A figure as an inline SVG element that takes ink, lines and paper from the page's theme."""
+    """A figure as an inline SVG element, no wider than it was drawn: all have text of one size.
+
+    Ink, lines and paper are those of the page's theme.
+    """
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(
+        r' width="([\d.]+pt)" height="[\d.]+pt"', r' style="max-width: \1"', text, count=1
+    )
     themes = {
         INK: "currentColor",
         FAINT: "var(--line)",

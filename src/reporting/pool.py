@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import tasks
 from reporting.intervals import Estimate, average, estimate
 from reporting.load import Result
-from reporting.style import FULL, rank
+from reporting.style import FULL, base, rank
 from reporting.variants import label_variants
 
 PROMPT, CONTEXT = "question in the prompt", "context compressed before the question is known"
@@ -162,18 +163,26 @@ def overall(cells: list[Cell], method: str, ratio: float) -> Estimate | None:
     return average(own) if len(own) == len(task_names(cells)) else None
 
 
-def task_names(cells: list[Cell]) -> list[str]:
+def plain(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of one form of each method: the plain one or, where there is none, the first."""
+    drawn: dict[str, str] = {}
+    for method, _ in settings_of(cells):
+        drawn.setdefault(base(method), method)
+    return [cell for cell in cells if cell.method in drawn.values()]
+
+
+def task_names(cells: Sequence[Cell]) -> list[str]:
     """The tasks of ``cells`` in the benchmark's order."""
     present = {cell.task for cell in cells}
     return [name for name in tasks.TASKS if name in present]
 
 
-def settings_of(cells: list[Cell]) -> list[tuple[str, float]]:
+def settings_of(cells: Sequence[Cell]) -> list[tuple[str, float]]:
     """Methods and keep ratios in the order of a table: the full cache first, ratios falling."""
     present = {(cell.method, cell.keep_ratio) for cell in cells}
     return sorted(present, key=lambda setting: (rank(setting[0]), -setting[1]))
 
 
-def ratios_of(cells: list[Cell]) -> list[float]:
+def ratios_of(cells: Sequence[Cell]) -> list[float]:
     """Keep ratios, rising; 1 alone where there is only the full cache."""
     return sorted({cell.keep_ratio for cell in cells if cell.method != FULL}) or [1.0]

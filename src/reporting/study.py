@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -17,19 +18,26 @@ from matplotlib.figure import Figure
 
 from kvevict.errors import InputError
 from reporting import intervals
-from reporting.figures import lengths_figure, methods_figure, score_figure
-from reporting.intervals import Estimate
+from reporting.figures import Curves, lengths_figure, mean_curves, methods_figure, score_figure
+from reporting.intervals import Estimate, estimate
 from reporting.load import Result
-from reporting.pool import Cell, Group, overall, pool, ratios_of, settings_of
-from reporting.style import base, display, percent
+from reporting.mean_figure import mean_figure
+from reporting.pool import Cell, Group, overall, plain, pool, ratios_of, settings_of
+from reporting.style import FULL, base, display, percent
 from reporting.tables import Table, score_cell, score_table
 from reporting.variants import label_variants
+from tasks.synthetic import make_example
 
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Compared on the same examples, at each ratio that both have.
 PAIRS = (
+    ("tova", "laprox"),
+    ("tova", "criticaladakv"),
+    ("tova", "streamingllm"),
     ("laprox", "snapkv"),
     ("laprox", "adakv"),
+    ("laprox", "criticaladakv"),
+    ("laprox", "streamingllm"),
     ("adakv", "snapkv"),
     ("pyramidkv", "snapkv"),
     ("criticalkv", "snapkv"),
@@ -40,6 +48,8 @@ PAIRS = (
     ("nacl", "streamingllm"),
     ("nacl", "random"),
 )
+SHADED = ("tova", "laprox", "nacl")  # whose intervals the picture of all means has room for
+SEED = 1  # of the study's data, as in scripts/sweep.sh
 PAIRED = (
     "Differences are paired, over the same examples, seeds pooled. The 95% interval of their mean "
     "is normal, the lengths of an example being one cluster."
@@ -74,21 +84,31 @@ def refreshed(page: Path, results: list[Result]) -> str:
 
 
 def figures(results: list[Result]) -> Iterator[tuple[str, Figure]]:
-    """The figures by name: tasks and lengths side by side, and one method at a time."""
-    plain = _plain(_group(results, by_length=False).cells)
-    yield "tasks", score_figure(plain)
-    yield "methods", methods_figure(plain)
-    yield "lengths", lengths_figure(Group("", tuple(_plain(_group(results).cells))))
+    """The figures by name: all means, tasks and lengths side by side, one method at a time."""
+    cells = plain(_group(results, by_length=False).cells)
+    if any(cell.method == FULL for cell in cells):
+        yield "mean", mean_figure(cells, SHADED)
+    yield "tasks", score_figure(cells)
+    yield "methods", methods_figure(cells)
+    yield "lengths", lengths_figure(Group("", tuple(plain(_group(results).cells))))
 
 
 def tables(results: list[Result]) -> dict[str, Table]:
-    """Tables by name: ``methods``, ``lengths``, ``pairs``, and one for each method with forms."""
+    """Tables by name: ``mean``, ``methods``, ``lengths``, ``pairs``, ``places`` and ``digits`` (the
+    needles by kind of answer), and one for each method with forms."""
     cells, scores = _group(results, by_length=False).cells, _scores(results)
-    plain = _plain(cells)
+    one_form = plain(cells)
     made = {
-        "methods": replace(score_table(plain), title="Score by task, all lengths", notes=[]),
-        "lengths": _lengths_table(_plain(_group(results).cells)),
+        "mean": _ratios_table("Score, mean over tasks and lengths", mean_curves(one_form)),
+        "methods": replace(score_table(one_form), title="Score by task, all lengths", notes=[]),
+        "lengths": _lengths_table(plain(_group(results).cells)),
         "pairs": _pairs_table(scores),
+        "places": _ratios_table(
+            "Needles that are the name of a place", _needle_curves(one_form, scores, named=True)
+        ),
+        "digits": _ratios_table(
+            "Needles that are five digits", _needle_curves(one_form, scores, named=False)
+        ),
     }
     for method in dict.fromkeys(base(cell.method) for cell in cells):
         forms = [cell for cell in cells if base(cell.method) == method]
@@ -118,10 +138,6 @@ def _group(results: list[Result], by_length: bool = True) -> Group:
     return groups[0]
 
 
-def _plain(cells: tuple[Cell, ...]) -> list[Cell]:
-    return [cell for cell in cells if cell.method == base(cell.method)]
-
-
 def _scores(results: list[Result]) -> Scores:
     labels = label_variants([result.settings["policy"] for result in results])
     found: dict = defaultdict(lambda: defaultdict(list))
@@ -133,6 +149,45 @@ def _scores(results: list[Result]) -> Scores:
         setting: {key: mean(values) for key, values in own.items()}
         for setting, own in found.items()
     }
+
+
+def _ratios_table(title: str, curves: Curves) -> Table:
+    """Methods down, the best on average first, and keep ratios across."""
+    full = curves.get(FULL, {}).get(1.0)
+    curves = {method: curve for method, curve in curves.items() if method != FULL}
+    ratios = sorted({ratio for curve in curves.values() for ratio in curve}, reverse=True)
+    order = sorted(curves, key=lambda method: -mean(one.mean for one in curves[method].values()))
+    rows = [
+        [display(method), *(score_cell(curves[method].get(ratio)) for ratio in ratios)]
+        for method in order
+    ]
+    header = ["Share of the cache kept", *map(percent, ratios)]
+    return Table(title, header, rows, [f"With the full cache: {score_cell(full)}."])
+
+
+def _needle_curves(cells: list[Cell], scores: Scores, named: bool) -> Curves:
+    """Of the needles, several and alone, whose answer is the name of a place or is not."""
+    curves: Curves = {}
+    for method, ratio in settings_of(cells):
+        own = {
+            (task, i, data): score
+            for (task, data, i), score in scores[method, ratio].items()
+            if task in ("needle", "multi_needle") and _is_name(task, i) == named
+        }
+        if own:
+            score = estimate(list(own.values()), [key[:2] for key in own])
+            curves.setdefault(method, {})[ratio] = score
+    return curves
+
+
+@cache
+def _is_name(task: str, i: int) -> bool:
+    """Whether the answer of an example is the name of a place, not a number.
+
+    What is asked for is the same at every length: the example is made again, but short, and without
+    the model's tokenizer.
+    """
+    return not make_example(task, i, 1000, seed=SEED)["answer"].isdigit()
 
 
 def _lengths_table(cells: list[Cell]) -> Table:

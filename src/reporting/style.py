@@ -131,7 +131,7 @@ def full_line(ax: Axes, value: float) -> None:
 
 
 def legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False) -> None:
-    """One legend above all panels of a figure, for lines or for bars."""
+    """One legend above all panels of a figure, for lines or for bars; a long one adds height."""
     handles = []
     for method, own in looks.items():
         style = {**own, "lw": 1.5, "ms": 5}
@@ -142,10 +142,12 @@ def legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False)
         handles.append(Line2D([], [], label=display(method), **style))
     letters = 14 * figure.get_figwidth()  # that fit side by side
     columns = max(1, int(letters / (7 + max(len(display(method)) for method in looks))))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.19 * max(0, rows - 3))
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=min(len(handles), columns),
+        ncols=-(-len(handles) // rows),
         handlelength=2.6,
     )
 

@@ -2,7 +2,9 @@
 
 from tasks.data import (
     Example,
+    Grade,
     Prediction,
+    grade,
     iterate_examples,
     normalise,
     read_examples,
@@ -24,8 +26,10 @@ __all__ = [
     "RELEASE_TASKS",
     "TASKS",
     "Example",
+    "Grade",
     "Prediction",
     "Task",
+    "grade",
     "iterate_examples",
     "label",
     "normalise",

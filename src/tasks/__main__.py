@@ -12,7 +12,7 @@ from tasks.prompts import TASKS, resolve
 
 
 def _list(spec: str) -> None:
-    for task in resolve(spec):
+    for task in resolve(spec, [name for name, task in TASKS.items() if task.examples]):
         if not task.examples:
             raise InputError(
                 f"task {task.name} is built by data/construct_synthetic_dataset.py, not downloaded"

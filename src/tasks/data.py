@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from kvevict.errors import InputError
 from tasks.metrics import Label
-from tasks.prompts import OPTION_LETTERS, Task
+from tasks.prompts import OPTION_LETTERS, Task, score
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -34,6 +35,14 @@ class Prediction:
     label: Label
 
 
+@dataclass(frozen=True)
+class Grade:
+    """The mean score of a task over its examples."""
+
+    score: float
+    examples: int
+
+
 def read_examples(path: str | Path, task: Task) -> list[Example]:
     """All examples of a data file, each checked for what ``task`` needs.
 
@@ -45,6 +54,9 @@ def read_examples(path: str | Path, task: Task) -> list[Example]:
 
 def iterate_examples(path: str | Path, task: Task) -> Iterator[Example]:
     """As ``read_examples``, one example in memory at a time."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no {path}; {_how_to_get(path)}")
     for number, fields in iterate_json_lines(path):
         if "context" not in fields and "content" in fields:
             fields["context"] = fields.pop("content")
@@ -96,6 +108,26 @@ def read_predictions(path: str | Path) -> tuple[list[Prediction], bool]:
     return predictions, half_written
 
 
+def grade(path: str | Path, task: Task, run: str = "") -> Grade:
+    """The mean score over the predictions file of a run of this name.
+
+    A half-written last line is left out, and stderr says so. Raises ``InputError`` that names file
+    and line.
+    """
+    predictions, half_written = read_predictions(path)
+    if half_written:
+        print(f"note: {path}: the last line is half-written and left out", file=sys.stderr)
+    if not predictions:
+        raise InputError(f"{path} has no predictions")
+    total = 0.0
+    for prediction in predictions:
+        try:
+            total += score(task, prediction.text, prediction.label, run)
+        except InputError as error:
+            raise InputError(f"{path}, line {prediction.line}: {error}") from None
+    return Grade(total / len(predictions), len(predictions))
+
+
 def iterate_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers from 1; empty lines are skipped."""
     try:
@@ -119,6 +151,15 @@ def parse_json_line(path: str | Path, number: int, line: bytes) -> dict[str, Any
     if not isinstance(value, dict):
         raise InputError(f"{path}, line {number}: not a JSON object")
     return value
+
+
+def _how_to_get(path: Path) -> str:
+    if path.with_name(f"{path.name}.part").exists():
+        return "its download is unfinished: run scripts/download_dataset.sh again"
+    return (
+        "scripts/download_dataset.sh fetches ∞Bench, data/construct_synthetic_dataset.py builds "
+        "synthetic examples"
+    )
 
 
 def _fault(task: Task, fields: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ The last four tasks are this project's own: harder forms of retrieval, built by 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -178,10 +178,11 @@ ALIASES = {"longbook_sum_qa": "longbook_sum_eng"}
 RELEASE_TASKS = tuple(name for name, task in TASKS.items() if task.examples and name != "math_calc")
 
 
-def resolve(spec: str) -> list[Task]:
+def resolve(spec: str, offered: Iterable[str] = tuple(TASKS)) -> list[Task]:
     """The tasks that ``--task`` names: ``all``, a name, or several joined by commas.
 
-    Each task comes once, in the order given. Raises ``InputError`` for a name that is not a task.
+    Each task comes once, in the order given. Raises ``InputError`` for a name that is not a task;
+    it lists those ``offered``.
     """
     names: list[str] = []
     for part in spec.split(","):
@@ -189,7 +190,7 @@ def resolve(spec: str) -> list[Task]:
         names += RELEASE_TASKS if name == "all" else [ALIASES.get(name, name)]
     for name in names:
         if name not in TASKS:
-            raise InputError(f"unknown task {name!r}; choose from all, {', '.join(TASKS)}")
+            raise InputError(f"unknown task {name!r}; choose from all, {', '.join(offered)}")
     return [TASKS[name] for name in dict.fromkeys(names)]
 
 

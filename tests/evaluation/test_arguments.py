@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from evaluation import arguments
 from kvevict.errors import InputError
-from kvevict.policies import H2O, METHODS, NACL, Full, LaProx
+from kvevict.policies import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV
 
 SRC = Path(__file__).parents[2] / "src"
 RELEASE = (
@@ -140,22 +141,26 @@ def test_bad_flags_are_named(flags, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"a: [", "is not YAML"),
-        (b"\xff", "is not YAML"),
-        (b"keep_ratio: 0.2", 'does not name its "method"'),
-        (b"method: [nacl]", 'does not name its "method"'),
-        (b"- nacl", 'does not name its "method"'),
-        (b"method: nacl\n1: 2", "has a setting whose name is not a text"),
-        (b"method: nacl\nsinks: 3", "method 'nacl' has no setting 'sinks'; it has keep_ratio"),
+        (b"\n\na: *nobody", ", line 3: not YAML (found undefined alias 'nobody')"),
+        (b"method: nacl\n\tseed: 1", ", line 2: not YAML (found character"),
+        (b"\xff", " is not YAML"),
+        (b"method: nacl\nseed: 2024-13-01", " is not YAML"),
+        (b"keep_ratio: 0.2", ': no "method" is named'),
+        (b"method: [nacl]", ': no "method" is named'),
+        (b"- nacl", ', entry 1: no "method" is named'),
+        (b"method: nacl\n1: 2", ": a setting's name is not a text"),
+        (b"method: nacl\nsinks: 3", ": method 'nacl' has no setting 'sinks'; it has keep_ratio"),
         (b"method: nacl\nkeep_ratio: half", "setting 'keep_ratio' must be a number, not 'half'"),
         (b"method: nacl\nkeep_ratio: [0.1, x]", "setting 'keep_ratio' must be a number, not 'x'"),
         (b"method: nacl\nkeep_ratio: []", "setting 'keep_ratio' of nacl is an empty list"),
         (b"method: nacl\nseed: [0, 0.5]", "setting 'seed' must be a whole number"),
         (b"method: h2o\nrecent_share: [0.5]", "setting 'recent_share' must be a number"),
-        (b"[]", 'does not name its "method"'),
-        (b"- method: h2o\n- keep_ratio: 1", 'entry 2, does not name its "method"'),
-        (b"- method: h2o\n- 5: 1\n  method: nacl", "entry 2, has a setting whose name is not"),
-        (b"method: h2o\nrecent_share: 3", "recent_share must"),
+        (b"[]", ': no "method" is named'),
+        (b"- method: h2o\n- keep_ratio: 1", ', entry 2: no "method" is named'),
+        (b"- method: h2o\n- 5: 1\n  method: nacl", ", entry 2: a setting's name is not a text"),
+        (b"- method: h2o\n- method: nacle", ", entry 2: unknown method 'nacle'"),
+        (b"- method: full\n- {method: snapkv, window: 0}", ", entry 2: window must be at least 1"),
+        (b"method: h2o\nrecent_share: 3", ": recent_share must"),
         (b"method: nacl\nseed: null", "setting 'seed' must be a whole number, not None"),
         (b"method: criticalkv\nepsilon:", "setting 'epsilon' must be a number, not None"),
         (b"method: laprox\nproject: 2", "setting 'project' must be true or false, not 2"),
@@ -169,7 +174,43 @@ def test_a_bad_config_is_named(tmp_path, text, message):
     file.write_bytes(text)
     with pytest.raises(InputError) as error:
         policies(f"--config {file}")
-    assert message in str(error.value)
+    assert str(error.value).startswith(str(file)) and message in str(error.value)
+
+
+def test_a_bad_flag_is_not_put_down_to_the_file():
+    with pytest.raises(InputError, match=r"^keep_ratio must lie between 0 and 1, not 7"):
+        policies("--config configs/nacl.yaml --keep_ratio 7")
+
+
+def test_the_readmes_example(tmp_path):
+    text = (arguments.CONFIGS / "README.md").read_text("utf-8")
+    found = policies(several(tmp_path, text.split("```yaml\n")[1].split("```")[0]))
+    assert [policy.name for policy in found] == [
+        "full",
+        *["laprox"] * 2,
+        *["nacl"] * 6,
+        *["snapkv-laprox_scorer-adakv_allocator"] * 2,
+    ]
+    composed, laprox = found[-2], LaProx(keep_ratio=0.2)
+    assert composed.scorer == replace(laprox.scorer, kernel=1) != laprox.scorer
+    assert (composed.selector, composed.allocator) == (SnapKV(0.2).selector, AdaKV(0.2).allocator)
+    assert {policy.min_eviction_seqlen for policy in found[1:]} == {1024}
+
+
+def test_methods_of_unlike_defaults_are_not_compared_unawares():
+    with pytest.raises(InputError) as error:
+        policies("--method full,nacl,laprox,h2o")
+    assert str(error.value) == (
+        "methods differ in their default ratio (nacl 0.2, laprox 0.05, h2o 0.2); give --keep_ratio"
+    )
+    with pytest.raises(InputError, match=r"\(nacl 0.28, h2o 0.2\)"):
+        policies("--method nacl,h2o --random_token_keep_ratio 0.15")
+    assert policies("--method full,laprox") == [Full(), LaProx()]
+    assert len(policies("--method nacl,laprox --keep_ratio 0.2,0.1")) == 4
+
+
+def test_a_file_may_give_each_method_its_own_ratio(tmp_path):
+    assert policies(several(tmp_path, "- method: nacl\n- method: laprox\n")) == [NACL(), LaProx()]
 
 
 def test_a_config_may_compose_parts_of_methods(tmp_path):
@@ -231,6 +272,9 @@ def test_help_shows_the_defaults_and_imports_no_framework():
     done = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True)
     assert not {"paddle", "paddlenlp", "torch"} & set(done.stdout.split())
     text = " ".join(done.stdout.split())
-    assert "of nacl: share of the cache kept by score (default: 0.12)" in text
+    three = "with --keep_ratio only the proportions of the three shares count"
+    assert f"of nacl: share of the cache kept by score; {three} (default: 0.12)" in text
+    assert text.count(three) == 3
+    assert "shares of the cache to keep, separated by commas (default: 0.2; laprox 0.05)" in text
     assert "are left whole (default: 2048)" in text
     assert "(default: None)" not in text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
+import paddle
 import pytest
 import tiny
 
@@ -77,8 +79,6 @@ def test_bad_data_is_named_by_file_and_line(evaluate, tmp_path, line, message):
 
 def test_other_bad_input_is_named(evaluate, tmp_path):
     assert "unknown task 'pass_key'" in evaluate("--task=passkey,pass_key", status=2)
-    error = evaluate("--task=kv_retrieval", status=2)
-    assert "cannot read" in error and "kv_retrieval.jsonl: No such file" in error
     error = evaluate("--task=passkey", "--start_idx=8", status=2)
     assert "passkey.jsonl has 8 examples, none from --start_idx 8" in error
     (tmp_path / "empty").mkdir()
@@ -89,8 +89,34 @@ def test_other_bad_input_is_named(evaluate, tmp_path):
     for place in ("file", "file/below"):
         error = evaluate("--task=passkey", f"--output_dir={tmp_path / place}", status=2)
         assert f"cannot write to {tmp_path / place}" in error
-    assert "device 'gpu' cannot" in evaluate("--task=passkey", "--device=gpu", status=2)
     assert "unrecognized arguments: --taks" in evaluate("--taks=passkey", status=2)
+
+
+def test_a_missing_dataset_comes_with_the_next_step(evaluate, tmp_path):
+    own = [f"--data_dir={tmp_path}", "--task=kv_retrieval"]
+    file = tmp_path / "kv_retrieval.jsonl"
+    assert evaluate(*own, status=2) == (
+        f"eval_llama3.py: there is no {file}; scripts/download_dataset.sh fetches ∞Bench, "
+        "data/construct_synthetic_dataset.py builds synthetic examples\n"
+    )
+    file.with_name("kv_retrieval.jsonl.part").touch()
+    assert evaluate(*own, status=2) == (
+        f"eval_llama3.py: there is no {file}; its download is unfinished: run "
+        "scripts/download_dataset.sh again\n"
+    )
+    for script in ("scripts/download_dataset.sh", "data/construct_synthetic_dataset.py"):
+        assert (Path(__file__).parents[2] / script).exists()
+
+
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="Paddle can use a GPU")
+def test_a_device_that_cannot_be_had_is_said_to_be_so(evaluate):
+    error = evaluate("--task=passkey", "--device=gpu", status=2)
+    assert error == (
+        "eval_llama3.py: Paddle cannot use device 'gpu': this is its CPU build; setup.sh takes the "
+        "GPU build where nvidia-smi works\n"
+    )
+    error = evaluate("--task=passkey", "--device=cuda", status=2)
+    assert error == "eval_llama3.py: there is no device 'cuda': devices are cpu, gpu, gpu:<n>\n"
 
 
 def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, predictions, tmp_path):

@@ -143,21 +143,38 @@ def test_killed_between_its_settings_a_batch_is_decoded_whole_again(
 
 def test_what_is_printed(evaluate, flags, tmp_path, capsys):
     error = evaluate("--method=nacl,h2o", "--task=passkey", "--stop_idx=2")
-    assert error.startswith("Retrieve.PassKey: 2/2 in 00:0")
-    assert " tokens/s, cache 0." in error and error.count("\n") == 1, "a log gets few lines"
+    loading, progress = error.splitlines()  # a log gets few lines
+    assert loading.startswith("loading /") and loading.endswith("/tiny (float32, cpu)")
+    assert progress.startswith("Retrieve.PassKey: 2/2 in 00:0") and " tokens/s, cache 0." in error
     assert eval_llama3.main([*flags, "--method=nacl,h2o", "--task=passkey", "--stop_idx=3",
                              "--verbose"]) == 0  # fmt: skip
     *_, task, head, nacl, h2o, note, scores = out = capsys.readouterr().out.splitlines()
     assert (task, head.split()[0], head.split()[-1]) == ("Retrieve.PassKey", "examples", "run")
     for line, method in ((nacl, "nacl"), (h2o, "h2o")):
         (run,) = (tmp_path / "out").glob(f"*{method}*")
-        assert line.split()[0] == "3" and line.endswith(f"%  {run}") and "  19." in line
-        assert line.split()[2].endswith("*") and line.index("*") == head.index(" s ") + 2
+        assert line.split()[0] == "3" and line.endswith(f"%  0.0000  {run.name}")
+        assert "  19." in line
         assert not {key for key in json.loads((run / "run.json").read_text()) if "peak" in key}
-    assert note == "* one prefill served several settings; its whole time stands at each"
-    assert scores == f"scores: python compute_scores.py --output_dir {tmp_path / 'out'}"
+    assert nacl.split()[2].endswith("*") and nacl.index("*") == head.index(" s ") + 2
+    assert h2o.split()[2] == '"' and h2o.index('"') == nacl.index("*")
+    assert note == "* one prefill served several settings"
+    assert scores == f"every run: python compute_scores.py --output_dir {tmp_path / 'out'}"
     shown = [line for line in out if " #2: " in line and "(label " in line]
     assert len(shown) == 2 and not any(" #1: " in line for line in out)
+
+
+def test_what_is_printed_is_graded_as_compute_scores_does(evaluate, flags, tmp_path, capsys):
+    task = ["--task=passkey", "--model_name=mine"]
+    evaluate(*task, "--stop_idx=4")
+    run = tmp_path / "out" / "mine"
+    found = rows(run / "preds_passkey.jsonl")
+    found[1]["prediction"] = f" {found[1]['ground_truth']}"
+    for label, score in (("8", "0.2500"), ([], "–")):
+        found[0].update(prediction="7", ground_truth=label)
+        tiny.write_lines(run / "preds_passkey.jsonl", *found)
+        capsys.readouterr()
+        assert eval_llama3.main([*flags, *task, "--stop_idx=4"]) == 0
+        assert capsys.readouterr().out.splitlines()[2].endswith(f"100.0%{score:>8}  mine")
 
 
 def test_a_run_that_evicts_nothing_says_why(evaluate, flags, capsys):
@@ -231,3 +248,22 @@ def test_long_prompts_are_cut_in_the_middle_or_refused(evaluate, tmp_path):
     evaluate(*own, "--max_length=100")
     found = [rows(f)[2]["prompt_tokens"] for f in (tmp_path / "out").glob("*/stats_*")]
     assert sorted(found) == [100, tiny.POSITIONS - 6]
+    for file in (tmp_path / "out").glob("*/stats_*"):
+        assert 3000 < rows(file)[2]["uncut_tokens"] < 3300
+
+
+def test_cut_prompts_are_noted(flags, tmp_path, capsys):
+    data = tiny.write_data(tmp_path / "data", "passkey", 2).parent
+    tiny.write_data(data, "number_string", 2, length=400)
+    own = [f"--data_dir={data}", "--task=passkey,number_string", "--method=nacl,full"]
+    for more, note in {
+        "--max_length=2000": "",
+        "--max_length=100": "2 of 2 of Retrieve.PassKey to 100 tokens, "
+        "2 of 2 of Retrieve.Number to 100 tokens",
+        "--max_length=1000": "2 of 2 of Retrieve.Number to 1000 tokens",
+    }.items():
+        capsys.readouterr()
+        assert eval_llama3.main([*flags, *own, more]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+        whole = f"note: prompts were cut in the middle: {note} (--no_truncation refuses them)"
+        assert notes == [whole] * bool(note)

@@ -66,12 +66,16 @@ def test_a_gated_model_is_said_to_be_gated(gated, tmp_path):
     error = evaluate(tmp_path, gated)
     assert error.startswith("eval_llama3.py: some/model could not be had as safetensors from ")
     assert "(GatedRepoError: 403 Client Error." in error
-    assert "Access to model some/model is restricted.); smollm2-135m-instruct is a model" in error
+    assert error.endswith(
+        "Access to model some/model is restricted.); accept its licence at "
+        "https://huggingface.co/some/model and set HF_TOKEN; smollm2-135m-instruct is a model that "
+        "needs no hub\n"
+    )
     assert error.count("\n") == 1
 
 
 def test_a_hub_that_does_not_answer_is_named(tmp_path):
     error = evaluate(tmp_path, NOBODY)
     assert f"(ConnectionError: {NOBODY} does not answer: " in error
-    assert "smollm2-135m-instruct is a model that needs no hub" in error
+    assert "smollm2-135m-instruct is a model that needs no hub" in error and "licence" not in error
     assert error.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from reporting import kept
-from tests.reporting.runs import write_data
+from reporting import kept, load
+from reporting.kept_figure import kept_figure
+from tests.reporting.runs import write_data, write_run
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40))
 
@@ -33,6 +35,37 @@ def test_a_long_prompt_stays_small():
     masks = {str(i): np.ones((30, 3, 4096), dtype=bool) for i in range(6)}
     whole = kept.Kept("m", "t", 0, 0.2, [" token"] * 4096, [], masks)
     assert len(json.dumps(whole.to_json())) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"model": "other"}, False),
+        ({"task": "needle"}, False),
+        ({"keep_ratio": 0.5}, False),
+        ({"masks": {"h2o": np.ones((1, 1, 1)), "tova": np.ones((1, 1, 1))}}, False),
+    ],
+)
+def test_it_is_of_runs_that_have_all_its_methods(tmp_path, change, same):
+    for ratio in (0.2, 0.3):
+        write_run(tmp_path / str(ratio), "h2o", [True], model="m", keep_ratio=ratio)
+    write_run(tmp_path / "other", "tova", [True], model="m", keep_ratio=0.5)
+    of_h2o = {"h2o": np.ones((1, 1, 1))}
+    found = kept.Kept("m", "passkey", 0, 0.2, ["x"], [0], of_h2o)
+    assert dataclasses.replace(found, **change).is_of(load.read_runs(tmp_path)) is same
+
+
+def test_the_picture_says_what_its_bars_are():
+    masks = {"nacl": np.tile([True, False], (2, 3, 4)), "laprox": np.ones((2, 3, 8), dtype=bool)}
+    figure = kept_figure(kept.Kept("m", "passkey", 0, 0.5, ["x"] * 8, [1], masks))
+    panels = [ax for panel in figure.subfigs for ax in panel.axes]
+    sides = [ax for ax in panels if ax.get_xlabel() == "kept of\nthe layer"]
+    assert [[tick.get_text() for tick in ax.get_xticklabels()] for ax in sides] == [
+        ["50%"],
+        ["100%"],
+    ]
+    assert sum(ax.get_ylabel() == "heads\nthat keep" for ax in panels) == 2
 
 
 BYTES = "Ünïcödé → 漢字 🙂🙂 <b>ok</b>\n\nשלום".encode()

@@ -11,6 +11,7 @@ from statistics import NormalDist, stdev
 import pytest
 
 from reporting import load, study
+from tasks.synthetic import make_example
 from tests.reporting.runs import write_run
 
 SRC = Path(__file__).parents[2] / "src"
@@ -60,7 +61,7 @@ def run(root: Path, *flags: object) -> subprocess.CompletedProcess:
 
 
 def rows(text: str, title: str) -> list[list[str]]:
-    table = text.split(f"**{title}**", 1)[1].strip().split("\n\n")[0]
+    table = text.split(f"**{title}", 1)[1].split("\n\n")[1]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()]
 
 
@@ -72,7 +73,7 @@ def test_tables_are_put_in_their_places_and_the_rest_is_left(made):
         assert text.startswith("# By hand\n<!-- table: methods -->\n\n**Score by task")
         assert "old" not in text and "\nBetween.\n" in text and text.endswith("The end.\n")
         assert text.count("<!-- end -->") == 4 and text.count("**Score by task") == 1
-    for name in ("tasks", "methods", "lengths"):
+    for name in ("mean", "tasks", "methods", "lengths"):
         assert (made / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -85,6 +86,28 @@ def test_forms_have_a_table_of_their_own(made):
     forms = rows(text, "Forms of NACL, all lengths")[2:]
     assert [row[:2] for row in forms] == [["NACL", "20%"], ["NACL (random 0)", "20%"]]
     assert forms[1][-2].startswith("1.000") and forms[1][-1].startswith("+0.625 [")
+
+
+def test_the_means_of_all_are_sorted(made):
+    results = load.read_scores(made / "scores.jsonl.gz")
+    header, _, *table = rows(study.tables(results)["mean"].markdown(), "Score, mean over tasks")
+    assert header[1:] == ["50%", "20%"]
+    assert [row[0] for row in table] == ["SnapKV", "NACL"]
+    assert [cell[:5] for cell in table[1][1:]] == ["0.375", "0.375"], "a form is no method"
+    assert study.tables(results)["mean"].notes[0].startswith("With the full cache: 1.000 [")
+
+
+def test_needles_are_told_apart_by_their_answers(tmp_path):
+    """Right on names of places only, of both tasks: what an example asks for is made again."""
+    for task in ("needle", "multi_needle"):
+        answers = [make_example(task, i, 900, seed=1)["answer"] for i in range(12)]
+        named = [not answer.isdigit() for answer in answers]
+        assert 2 < sum(named) < 10
+        for tokens in (1000, 2000):
+            write_run(tmp_path / f"{task}{tokens}", "h2o", named, task=task, tokens=tokens)
+    made = study.tables(load.read_runs(tmp_path))
+    assert made["places"].rows[0][1].startswith("1.000 [")
+    assert made["digits"].rows[0][1].startswith("0.000 [")
 
 
 def test_lengths_are_pooled_and_told_apart(made):
@@ -136,7 +159,7 @@ def test_what_has_no_example_in_common_is_not_compared(tmp_path):
     ("page", "message"),
     [
         ("nothing", "marks no tables (<!-- table: NAME --> to <!-- end -->)"),
-        ("<!-- table: x -->\n<!-- end -->", "asks for a table 'x'; there are methods, lengths"),
+        ("<!-- table: x -->\n<!-- end -->", "asks for a table 'x'; there are mean, methods"),
         (None, "cannot read"),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_field_that_the_prompt_does_not_use_may_be_missing(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.jsonl: No such file"):
+    with pytest.raises(InputError, match=r"there is no .*nowhere\.jsonl; scripts/download_data"):
         tasks.read_examples(tmp_path / "nowhere.jsonl", tasks.TASKS["passkey"])
 
 

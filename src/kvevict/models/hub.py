@@ -35,13 +35,15 @@ def download(repo_id: str) -> Path:
     for hub in (_paddlenlp, _hugging_face):
         try:
             return _snapshot(hub(repo_id))
-        except (
-            Exception
-        ) as error:  # each hub's client raises its own kinds; all mean: not from here
+        # Each hub's client raises its own kinds; all mean: not from here.
+        except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
+    remedy = f"{INSTRUCT} is a model that needs no hub"
+    if reason.startswith("GatedRepoError"):
+        remedy = f"accept its licence at {_HUGGING_FACE}/{repo_id} and set HF_TOKEN; {remedy}"
     raise InputError(
         f"{repo_id} could not be had as safetensors from PaddleNLP's or Hugging Face's hub "
-        f"({reason}); {INSTRUCT} is a model that needs no hub"
+        f"({reason}); {remedy}"
     )
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
 FRAMEWORKS = {"paddle": ("paddle", "paddlenlp"), "pytorch": ("torch", "transformers")}
+SETUP = {
+    "paddle": "makes .venv, whose bin/python has it",
+    "pytorch": "--with-torch makes .venv-torch, whose bin/python has it",
+}
 
 
 @dataclass
@@ -88,6 +92,8 @@ def use_device(device: str | None, dtype: str | None, framework: str) -> tuple[A
     """What `device` names in `framework`, made current, and the dtype to use there; see `load`."""
     if dtype not in (None, *DTYPES):
         raise InputError(f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {dtype}")
+    if device is not None and not re.fullmatch(r"cpu|gpu(:[0-9]+)?", device):
+        raise InputError(f"there is no device {device!r}: devices are cpu, gpu, gpu:<n>")
     backend = _backend(framework)
     place = backend.use_device(device)
     return place, backend.choose_dtype(dtype, place)
@@ -128,7 +134,8 @@ def _backend(framework: str) -> ModuleType:
     for package in FRAMEWORKS[framework]:
         if find_spec(package) is None:
             raise InputError(
-                f"framework {framework} needs the package {package}, which {sys.executable} lacks"
+                f"framework {framework} needs the package {package}, which {sys.executable} lacks; "
+                f"bash scripts/setup.sh {SETUP[framework]}"
             )
     runtime.configure(framework=framework)
     module = {"paddle": "paddle_llama", "pytorch": "torch_llama"}[framework]

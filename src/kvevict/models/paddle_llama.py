@@ -46,7 +46,10 @@ def use_device(device: str | None) -> str:
         try:
             paddle.set_device(device)
         except Exception as error:  # Paddle raises several kinds, over many lines
-            raise InputError(f"device {device!r} cannot be used with this Paddle") from error
+            why = f"it finds {paddle.device.cuda.device_count()} GPUs"
+            if not paddle.is_compiled_with_cuda():
+                why = "this is its CPU build; setup.sh takes the GPU build where nvidia-smi works"
+            raise InputError(f"Paddle cannot use device {device!r}: {why}") from error
     return paddle.get_device()
 
 

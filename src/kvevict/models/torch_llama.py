@@ -38,11 +38,12 @@ def use_device(device: str | None) -> torch.device:
         device = "gpu" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
-    kind, _, number = device.partition(":")
-    number = number or os.environ.get("LOCAL_RANK", "0")
-    if kind != "gpu" or not number.isdecimal() or int(number) >= torch.cuda.device_count():
-        raise InputError(f"device {device!r} cannot be used with this PyTorch")
-    found = torch.device("cuda", int(number))
+    number = int(device.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise InputError(
+            f"PyTorch cannot use device {device!r}: it finds {torch.cuda.device_count()} GPUs"
+        )
+    found = torch.device("cuda", number)
     torch.cuda.set_device(found)  # kernels launch on the current one
     return found
 
