@@ -110,11 +110,15 @@ install_locked() {
         pip_install .venv --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/" \
             "$(sed -n 's/^paddlepaddle\(==[^ ]*\).*/paddlepaddle-gpu\1/p' requirements.lock)"
     fi
+    pip_install .venv --no-build-isolation --no-deps -e .  # so that `import kvevict` works anywhere
 }
 
 install_dev() { pip_install .venv --no-deps --require-hashes -r requirements-dev.lock; }
 
-install_torch() { pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt; }
+install_torch() {
+    pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
+    pip_install .venv-torch --no-deps -e .
+}
 
 gpu=''
 if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then gpu=yes; fi
