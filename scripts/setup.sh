@@ -75,6 +75,12 @@ once() {
 
 pip_install() { "$1/bin/python" -m pip install --disable-pip-version-check "${@:2}"; }
 
+# `import kvevict` then works from any directory. A path file needs no build, unlike `pip install -e`.
+link_library() {
+    "$1/bin/python" -c "import site, sys
+open(site.getsitepackages()[0] + '/kvevict.pth', 'w').write(sys.argv[1])" "$PWD/src"
+}
+
 # Prints the part of Paddle's package index for this machine's driver, nothing without a GPU.
 # Not tried in CI, where there is no GPU.
 cuda_build() {
@@ -110,14 +116,14 @@ install_locked() {
         pip_install .venv --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/" \
             "$(sed -n 's/^paddlepaddle\(==[^ ]*\).*/paddlepaddle-gpu\1/p' requirements.lock)"
     fi
-    pip_install .venv --no-build-isolation --no-deps -e .  # so that `import kvevict` works anywhere
+    link_library .venv
 }
 
 install_dev() { pip_install .venv --no-deps --require-hashes -r requirements-dev.lock; }
 
 install_torch() {
     pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
-    pip_install .venv-torch --no-deps -e .
+    link_library .venv-torch
 }
 
 gpu=''

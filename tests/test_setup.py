@@ -131,6 +131,11 @@ def test_second_run_changes_nothing_and_a_broken_run_is_repaired(clone):
     first = setup(clone, "--dev", PYTHON=sys.executable)
     assert first.returncode == 0, first.stderr
     assert (clone / "fetched").read_text() == "."
+    found = subprocess.run(
+        [clone / ".venv/bin/python", "-c", "import kvevict; print(*kvevict.__path__)"],
+        cwd=clone.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.stdout == f"{clone / 'src/kvevict'}\n", found.stderr
     by_hand = clone / ".venv/by hand"
     by_hand.touch()
 

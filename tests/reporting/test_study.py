@@ -184,6 +184,7 @@ def test_two_models_are_no_study(made, tmp_path):
 SCORES = SRC.parent / "docs" / "data" / "study" / "scores.jsonl.gz"
 
 
-def test_the_page_in_the_repository_is_that_of_its_scores():
-    page = SRC.parent / "docs" / "study.md"
+@pytest.mark.parametrize("page", ["docs/study.md", "README.md"])
+def test_the_pages_in_the_repository_are_those_of_its_scores(page):
+    page = SRC.parent / page
     assert study.refreshed(page, load.read_scores(SCORES)) == page.read_text("utf-8")

@@ -45,7 +45,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     def run(unit: tuple[int, int, range]) -> list[np.ndarray]:
         b, h, starts = unit
         own = out[b, h], lse[b, h]
-        return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
+        with np.errstate(all="ignore"):  # what is not finite is found by who uses the results
+            return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
 
     with _single_threaded_products():
         parts = list(_threads().map(run, units))
