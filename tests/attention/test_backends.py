@@ -137,7 +137,7 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 2, 5):
         with ThreadPoolExecutor(threads) as pool:
-            monkeypatch.setattr(cpu, "_threads", lambda: pool)
+            monkeypatch.setattr(cpu, "_threads", lambda process: pool)
             results.append(attend(q, k, v, STATISTICS))
     for other in results[1:]:
         np.testing.assert_array_equal(other.out.numpy(), results[0].out.numpy())

@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
             return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
 
     with _single_threaded_products():
-        parts = list(_threads().map(run, units))
+        parts = list(_threads(os.getpid()).map(run, units))
     columns = []
     for index, statistic in enumerate(statistics):
         width = 1 if statistic.per_kv_head else group
@@ -178,5 +178,6 @@ def _libraries() -> ThreadpoolController:
 
 
 @lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
+def _threads(process: int) -> ThreadPoolExecutor:
+    """This process's own: threads do not come along into a fork."""
     return ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or default_threads()))
