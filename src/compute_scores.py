@@ -89,11 +89,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """What run.json says. Raises ``InputError`` where that is not the record of a run."""
     try:
         record = json.loads(path.read_text("utf-8"))
-        record["settings"]["policy"]["name"], record["settings"]["policy"]["keep_ratio"]
-        dict(record["tasks"])
+        label_variants([record["settings"]["policy"]])
+        _kept(record, dict.fromkeys(record["tasks"]))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         raise InputError(f"{path} is not the record of a run") from None
     return record
 

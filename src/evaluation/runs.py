@@ -124,8 +124,12 @@ class Run:
             old, _ = dict(record["settings"]), dict(record["tasks"])
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{file} is not the record of a run") from None
-        unknown = {"dtype", "device"}.difference(old)  # from before they were settings
-        keys = sorted({*old, *self.settings} - unknown)
+        for key in {"dtype", "device"}.difference(old):  # once beside the settings, if at all
+            said = record.get(key)
+            if key == "device" and said is not None:
+                said = "cpu" if said == "cpu" else "gpu"
+            old[key] = said or self.settings.get(key)
+        keys = sorted({*old, *self.settings})
         changed = [key for key in keys if old.get(key) != self.settings.get(key)]
         if changed:
             raise InputError(

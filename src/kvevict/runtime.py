@@ -35,9 +35,10 @@ def configure(threads: int | None = None, framework: str = "paddle") -> None:
     _drop_launcher_threads()
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    chosen = next((os.environ[v] for v in THREAD_VARIABLES if v in os.environ), default_threads())
+    given = (os.environ[v] for v in THREAD_VARIABLES if v in os.environ)
+    chosen = next(given, str(default_threads())).partition(",")[0]  # OpenMP: one for each level
     for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, str(chosen))
+        os.environ.setdefault(variable, chosen)
     # OpenMP's idle threads would spin for 200 ms on cores that NumPy's part of the work wants.
     os.environ.setdefault("KMP_BLOCKTIME", "1")
     if _is_amd():
@@ -47,7 +48,7 @@ def configure(threads: int | None = None, framework: str = "paddle") -> None:
     if framework == "pytorch":
         import torch
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
         return
     # PaddleNLP sets its logger to DEBUG when it is imported; a filter survives that, a level not.
     logging.getLogger("PaddleNLP").addFilter(_at_least_warning)
@@ -68,6 +69,12 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 32 << 20)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def threads() -> int:
+    """CPU threads that `configure` or the user gave the framework, else `default_threads`."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(given) if given.isdigit() and int(given) else default_threads()
 
 
 def default_threads() -> int:

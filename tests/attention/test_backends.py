@@ -8,12 +8,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from kvevict.attention import ColumnStatistic, attend, blockwise, cpu, reference
 from tests.attention import numpy_attention as dense
@@ -137,13 +139,22 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 2, 5):
         with ThreadPoolExecutor(threads) as pool:
-            monkeypatch.setattr(cpu, "_threads", lambda process: pool)
+            monkeypatch.setattr(cpu, "_threads", lambda process: (pool, Lock()))
             results.append(attend(q, k, v, STATISTICS))
     for other in results[1:]:
         np.testing.assert_array_equal(other.out.numpy(), results[0].out.numpy())
         np.testing.assert_array_equal(other.lse.numpy(), results[0].lse.numpy())
         for statistic, column in other.columns.items():
             np.testing.assert_array_equal(column.numpy(), results[0].columns[statistic].numpy())
+
+
+def test_calls_that_overlap_leave_numpy_its_threads() -> None:
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        before = [library["num_threads"] for library in ThreadpoolController().info()]
+        arrays = tensors(draw(6, 1, 2, 2, 300, 300))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: attend(*arrays), range(40)))
+        assert [library["num_threads"] for library in ThreadpoolController().info()] == before
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime import default_threads
+from ..runtime import threads
 from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 
@@ -48,8 +49,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
         with np.errstate(all="ignore"):  # what is not finite is found by who uses the results
             return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
 
-    with _single_threaded_products():
-        parts = list(_threads(os.getpid()).map(run, units))
+    pool, alone = _threads(os.getpid())
+    with alone, _libraries().limit(limits=1):  # each thread's products keep to that thread
+        parts = list(pool.map(run, units))
     columns = []
     for index, statistic in enumerate(statistics):
         width = 1 if statistic.per_kv_head else group
@@ -167,17 +169,16 @@ def _tensor(x: np.ndarray, like: Tensor) -> Tensor:
     return namespace(like).utils.dlpack.from_dlpack(x)
 
 
-def _single_threaded_products():
-    """While threads share out the work, each product of NumPy's keeps to its own."""
-    return _libraries().limit(limits=1)
-
-
 @lru_cache(maxsize=1)
 def _libraries() -> ThreadpoolController:
     return ThreadpoolController().select(internal_api="openblas")
 
 
 @lru_cache(maxsize=1)
-def _threads(process: int) -> ThreadPoolExecutor:
-    """This process's own: threads do not come along into a fork."""
-    return ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or default_threads()))
+def _threads(process: int) -> tuple[ThreadPoolExecutor, Lock]:
+    """This process's own, which do not come along into a fork, and a lock for who uses them.
+
+    The limit on NumPy's products is the process's: of two calls that overlap, the second would
+    take the first one's limit for the one to go back to.
+    """
+    return ThreadPoolExecutor(threads()), Lock()

@@ -67,8 +67,7 @@ class Prompts:
         Args:
             given: ids ``[1, tokens]`` or embeddings ``[1, tokens, hidden]``.
             session: the sequence that goes on; None where a prompt begins.
-            mask: of a prompt: whole numbers are one where a token is seen, floats are added to the
-                scores.
+            mask: of a prompt.
             others: what else the model's ``forward`` was called with.
 
         Returns:
@@ -110,8 +109,10 @@ def forward_replaced(module: Any, forward: Callable) -> Iterator[None]:
 
 
 def _hides_a_token(mask: Tensor) -> bool:
-    """Whether a mask of one row, ``[1, N]`` or ``[1, 1, 1, N]``, leaves out any of the prompt."""
-    if any(size != 1 for size in mask.shape[:-1]):
-        return False
-    added = mask if mask.is_floating_point() else mask.float() - 1
+    """Whether the last row of ``[1, N]`` or ``[1, 1, rows, N]`` leaves out any of the prompt.
+
+    Floats of the second kind are added to the scores; all else is one where a token is seen.
+    """
+    last = mask[..., -1:, :] if mask.ndim == 4 else mask
+    added = last if mask.ndim == 4 and mask.is_floating_point() else last.float() - 1
     return bool((added < 0).any())
