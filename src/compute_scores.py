@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,7 @@ def table(chosen: list[tasks.Task], grades: Grades, records: dict[str, dict[str,
     """
     columns = [["Run", "(examples)", *grades]]
     if records:
-        labels = label_variants([record["settings"]["policy"] for record in records.values()])
-        methods = dict(zip(records, labels))
+        methods = dict(zip(records, _labels([record["settings"] for record in records.values()])))
         columns.append(["Method", "", *(methods.get(run, DASH) for run in grades)])
         kept = (_kept(records[run], grades[run]) if run in records else DASH for run in grades)
         columns.append(["Kept", "", *kept])
@@ -127,6 +127,29 @@ def table(chosen: list[tasks.Task], grades: Grades, records: dict[str, dict[str,
     left_out = [task.table_name for task in chosen if task.name not in released]
     note = f"The average is over the tasks of NACL's release, so without {', '.join(left_out)}."
     return _markdown(columns) + (f"\n{note}" if averages and left_out else "")
+
+
+def _labels(settings: list[dict[str, Any]]) -> list[str]:
+    """Each run's method, and what tells it from other runs of the same method and ratio."""
+    policies = [one["policy"] for one in settings]
+    labels = label_variants(policies)
+    alike = defaultdict(list)
+    for index, (label, policy) in enumerate(zip(labels, policies)):
+        alike[label, policy["keep_ratio"]].append(index)
+    for members in alike.values():
+        for say in (
+            lambda one: one.get("model", ""),
+            lambda one: f"seed {one['policy'].get('seed')}",
+            lambda one: one.get("framework", "paddle"),
+            lambda one: one.get("dtype", ""),
+            lambda one: one.get("compress", ""),
+            lambda one: "as one batch" if one.get("decode_together") else "one by one",
+        ):
+            said = {index: say(settings[index]) for index in members}
+            if len(set(said.values())) > 1:
+                for index, words in said.items():
+                    labels[index] += f", {words}" if words else ""
+    return labels
 
 
 def _kept(record: dict[str, Any], grades: dict[str, tasks.Grade]) -> str:

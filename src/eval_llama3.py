@@ -56,6 +56,8 @@ def evaluate(args: Namespace) -> None:
     data = _check_data(args, wanted) if processes.rank == 0 else {}
 
     place, dtype = use_device(args.device, args.dtype, args.framework)
+    if args.dtype == use_device(args.device, None, args.framework)[1]:
+        args.dtype = None  # the default, said aloud, makes no other run
     numerics = {"dtype": dtype, "device": "cpu" if str(place) == "cpu" else "gpu"}
     runs = [
         Run(Path(args.output_dir) / name, {**settings, **numerics}, rank)

@@ -61,7 +61,7 @@ def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
                 f"  {run.path.name}"
             )
             policy = run.settings["policy"]
-            if kept == 1 and policy["keep_ratio"] < 1:
+            if policy["keep_ratio"] < 1 and kept > 1.1 * policy["keep_ratio"]:
                 whole.append(policy["min_eviction_seqlen"])
             if row.get("cut_prompts"):
                 some = f"{row['cut_prompts']} of {row['examples']} of {task.table_name}"

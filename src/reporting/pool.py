@@ -87,6 +87,7 @@ def pool(results: list[Result], by_length: bool = True) -> list[Group]:
 
 def _titles(settings: list[dict[str, Any]]) -> list[str]:
     """Model and mode, and what else tells two groups apart."""
+    settings = [{"framework": "paddle", "decode_together": False, **one} for one in settings]
     varying = [
         key
         for key in dict.fromkeys(key for one in settings for key in one)
@@ -96,10 +97,18 @@ def _titles(settings: list[dict[str, Any]]) -> list[str]:
     return [
         ", ".join(
             [one["model"], modes.get(one["compress"], one["compress"])]
-            + [f"{key} {one.get(key)}" for key in varying]
+            + [words for key in varying if (words := _words(key, one.get(key)))]
         )
         for one in settings
     ]
+
+
+def _words(key: str, value: Any) -> str:
+    if key == "decode_together":
+        return "decoded as one batch" if value else ""
+    if key in ("framework", "dtype", "device"):
+        return str(value or "")
+    return f"{key} {value}"
 
 
 def _cells(members: list[tuple[Result, str]], by_length: bool) -> tuple[Cell, ...]:

@@ -121,8 +121,10 @@ def _notes(cells: list[Cell]) -> list[str]:
         )
     counts = sorted({cell.examples for cell in cells})
     seeds = max(cell.seeds for cell in cells)
-    head = f"{_range(counts)} examples a task, {_range(sorted({round(c.tokens) for c in cells}))} "
-    head += "prompt tokens (median)" + (f", up to {seeds} seeds" if seeds > 1 else "") + "."
+    tokens = _range(sorted({round(cell.tokens) for cell in cells}))
+    plural = "" if counts == [1] else "s"
+    head = f"{_range(counts)} example{plural} a task, {tokens} prompt tokens (median)"
+    head += (f", up to {seeds} seeds" if seeds > 1 else "") + "."
     return [head, *notes]
 
 

@@ -93,7 +93,9 @@ def build(method: str, **settings: Any) -> Policy:
     name, parts = policy.name, {}
     for part, choice in choices.items():
         other, own = _choice(part, choice)
-        if "keep_ratio" in inspect.signature(_method(other)).parameters:
+        if other not in (known := {**METHODS, **FORMS}):
+            raise InputError(f"{part}: unknown method {other!r}; choose among {', '.join(METHODS)}")
+        if "keep_ratio" in inspect.signature(known[other]).parameters:
             own = {"keep_ratio": policy.keep_ratio, **own}
         parts[part] = getattr(_construct(other, own), part)
         name += f"-{other}_{part}"

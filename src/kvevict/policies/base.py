@@ -121,8 +121,8 @@ class Policy:
         budget.ratio(self.decode_drop, "decode_drop")
         if getattr(self.allocator, "model_wide", False) and type(self.selector) is not TopK:
             raise InputError(
-                "a model-wide allocation ranks entries by importance alone: it goes with the "
-                f"'top_k' selector, not with {type(self.selector).__name__}"
+                "a model-wide allocation ranks entries by importance alone: it goes with a "
+                "selector that takes the highest, as snapkv's, not with nacl's or criticalkv's"
             )
 
     def budget(self, n: int) -> int:
