@@ -1,7 +1,4 @@
-"""Draw figures/gpu.png from the raw numbers in docs/data: memory, decoding, the longest prompt.
-
-.venv/bin/python scripts/plot_gpu.py
-"""
+"""Draw figures/gpu.png from the raw numbers in docs/data: memory, decoding, the longest prompt."""
 
 from __future__ import annotations
 
@@ -46,7 +43,9 @@ def main() -> None:
         memory.text(peak, place, f" {peak:.0f}", va="center", fontsize=8)
         # Others launch kernel by kernel, which depends on the host: the fastest run to the slowest.
         timed = steps.get(step, {})
-        loops = [r["decode_ms"] for r in own] + [timed[k] for k in ("loop_ms",) if k in timed]
+        loops = [r["decode_ms"] for r in own]
+        if timed:
+            loops.append(timed["loop_ms"])
         low, high = min(loops), max(loops)
         text = f" {low:.0f} to {high:.0f}"
         if "graph_ms" in timed:

@@ -48,7 +48,7 @@ def configure(threads: int | None = None, framework: str = "paddle") -> None:
     if framework == "pytorch":
         import torch
 
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))
+        torch.set_num_threads(cpu_threads())
         return
     # PaddleNLP sets its logger to DEBUG when it is imported; a filter survives that, a level not.
     logging.getLogger("PaddleNLP").addFilter(_at_least_warning)
@@ -71,7 +71,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def threads() -> int:
+def cpu_threads() -> int:
     """CPU threads that `configure` or the user gave the framework, else `default_threads`."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdigit() and int(given) else default_threads()

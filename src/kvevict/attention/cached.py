@@ -30,14 +30,14 @@ def attend_cached(
         ns = namespace(q)
         tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
         return attend_on_gpu(q, cache, tail), None
-    if observe:
-        return _attend(q, cache, cache.tail, observe)
     rows = max(1, BLOCK // (query_heads * (max(cache.lengths) + cache.tail)))
+    if observe or tokens <= rows:
+        return _attend(q, cache, cache.tail, observe)
     outs = []
-    for start in range(0, max(1, tokens), rows):
+    for start in range(0, tokens, rows):
         after = max(0, tokens - start - rows)
         outs.append(_attend(q[:, start : start + rows], cache, cache.tail - after, observe)[0])
-    return outs[0] if len(outs) == 1 else namespace(q).cat(outs, dim=1), None
+    return namespace(q).cat(outs, dim=1), None
 
 
 def _attend(

@@ -16,7 +16,7 @@ from threading import Lock
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime import threads
+from ..runtime import cpu_threads
 from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 
@@ -181,4 +181,4 @@ def _threads(process: int) -> tuple[ThreadPoolExecutor, Lock]:
     The limit on NumPy's products is the process's: of two calls that overlap, the second would
     take the first one's limit for the one to go back to.
     """
-    return ThreadPoolExecutor(threads()), Lock()
+    return ThreadPoolExecutor(cpu_threads()), Lock()

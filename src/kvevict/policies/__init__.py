@@ -93,9 +93,7 @@ def build(method: str, **settings: Any) -> Policy:
     name, parts = policy.name, {}
     for part, choice in choices.items():
         other, own = _choice(part, choice)
-        if other not in (known := {**METHODS, **FORMS}):
-            raise InputError(f"{part}: unknown method {other!r}; choose among {', '.join(METHODS)}")
-        if "keep_ratio" in inspect.signature(known[other]).parameters:
+        if "keep_ratio" in inspect.signature(_method(other, f"{part}: ")).parameters:
             own = {"keep_ratio": policy.keep_ratio, **own}
         parts[part] = getattr(_construct(other, own), part)
         name += f"-{other}_{part}"
@@ -118,10 +116,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
 
 
-def _method(name: Any) -> Callable[..., Policy]:
+def _method(name: Any, where: str = "") -> Callable[..., Policy]:
     known = {**METHODS, **FORMS}
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"unknown method {name!r}; choose among {', '.join(METHODS)}")
+        raise InputError(f"{where}unknown method {name!r}; choose among {', '.join(METHODS)}")
     return known[name]
 
 
