@@ -8,7 +8,7 @@ One file a task, ``<out_dir>/<task>.jsonl``, for ``eval_llama3.py --data_dir <ou
 depths take turns: what the first example hides stands at each of them before anything else is
 hidden, so that in whole rounds all depths hide the same things. An example is the same however many
 are asked for. Lengths are exact with the tokenizer of ``--model_path``; without it they are
-estimated (``tasks.synthetic.estimate_tokens``).
+estimated (``benchmarks.synthetic.estimate_tokens``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from benchmarks import synthetic  # noqa: E402
+from benchmarks.synthetic.generators import GENERATORS, MATH_FIND_KINDS  # noqa: E402
+from benchmarks.synthetic.haystack import SPLITS  # noqa: E402
 from kvevict.errors import InputError  # noqa: E402
-from tasks import synthetic  # noqa: E402
-from tasks.generators import GENERATORS, MATH_FIND_KINDS  # noqa: E402
-from tasks.haystack import SPLITS  # noqa: E402
 
 FOR_ONE_TASK = {
     "kinds": "math_find",

@@ -40,7 +40,7 @@ for python in "$root/.venv/bin/python" python3 python ""; do
 done
 
 tasks() { # list SPEC | check FILE NAME
-    PYTHONPATH=$root/src "$python" -m tasks "$@"
+    PYTHONPATH=$root/src "$python" -m benchmarks "$@"
 }
 
 fetch() { # NAME PART: from the end of what PART holds

@@ -17,6 +17,6 @@ run ruff format --check .
 run pytest "$@"
 # What needs PyTorch, where it was asked for: scripts/setup.sh --with-torch.
 if [ $# -eq 0 ] && [ -x .venv-torch/bin/python ]; then
-    in_env .venv-torch pytest tests/kernels tests/test_graph.py tests/attention/test_flash.py \
-        tests/integrations/test_transformers.py
+    in_env .venv-torch pytest tests/kernels tests/engine/test_cuda_graph.py tests/attention/test_flash.py \
+        tests/backends/test_torch.py
 fi

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tasks
+import benchmarks
 from kvevict.errors import InputError
 from reporting.variants import label_variants
 
@@ -26,7 +26,7 @@ DASH = "-"
 KV = "kv_retrieval"
 
 #: Grades by task name, for each run by name.
-Grades = dict[str, dict[str, tasks.Grade]]
+Grades = dict[str, dict[str, benchmarks.Grade]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         runs = find_runs(args.output_dir, args.model_name)
-        chosen = tasks.resolve(args.task) if args.task else _tasks_of(runs.values())
+        chosen = benchmarks.resolve(args.task) if args.task else _tasks_of(runs.values())
     except InputError as error:
         return _fail(error)
     grades: Grades = {}
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = directory / f"preds_{task.name}.jsonl"
             try:
                 if path.exists():
-                    grades[run][task.name] = tasks.grade(path, task, run)
+                    grades[run][task.name] = benchmarks.grade(path, task, run)
             except InputError as error:
                 status = _fail(error)
     print(table(chosen, grades, records))
@@ -99,7 +99,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def table(chosen: list[tasks.Task], grades: Grades, records: dict[str, dict[str, Any]]) -> str:
+def table(chosen: list[benchmarks.Task], grades: Grades, records: dict[str, dict[str, Any]]) -> str:
     """The grades as an aligned Markdown table, with methods and what they kept from ``records``.
 
     The averages are those of NACL's release: over its tasks of ∞Bench, with and without
@@ -116,7 +116,7 @@ def table(chosen: list[tasks.Task], grades: Grades, records: dict[str, dict[str,
         counts = [str(n) for n in sorted({grade.examples for grade in of_task if grade})]
         cells = [f"{grade.score:.4f}" if grade else DASH for grade in of_task]
         columns.append([task.table_name, "/".join(counts) or DASH, *cells])
-    released = [task.name for task in chosen if task.name in tasks.RELEASE_TASKS]
+    released = [task.name for task in chosen if task.name in benchmarks.RELEASE_TASKS]
     averages = {}
     if len(released) > 1:
         averages["∞Bench average (tasks)"] = released
@@ -152,7 +152,7 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _kept(record: dict[str, Any], grades: dict[str, tasks.Grade]) -> str:
+def _kept(record: dict[str, Any], grades: dict[str, benchmarks.Grade]) -> str:
     """The share of the cache that was kept; of several tasks the least and the most."""
     of_tasks = [of_task for name, of_task in record["tasks"].items() if name in grades]
     shares = sorted(  # not there yet while a run goes on
@@ -161,7 +161,7 @@ def _kept(record: dict[str, Any], grades: dict[str, tasks.Grade]) -> str:
     return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
 
 
-def _average(grades: dict[str, tasks.Grade], names: Iterable[str]) -> str:
+def _average(grades: dict[str, benchmarks.Grade], names: Iterable[str]) -> str:
     scores = [grades[name].score for name in names if name in grades]
     return f"{sum(scores) / len(scores):.4f} ({len(scores)})" if scores else DASH
 
@@ -178,11 +178,11 @@ def _markdown(columns: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in zip(*padded))
 
 
-def _tasks_of(directories: Iterable[Path]) -> list[tasks.Task]:
+def _tasks_of(directories: Iterable[Path]) -> list[benchmarks.Task]:
     directories = list(directories)
     return [
         task
-        for task in tasks.TASKS.values()
+        for task in benchmarks.TASKS.values()
         if any((directory / f"preds_{task.name}.jsonl").exists() for directory in directories)
     ]
 

@@ -21,18 +21,18 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import tasks
+import benchmarks
 from evaluation import arguments
 from evaluation.launch import Processes
 from evaluation.predict import Predictor, Prompts
 from evaluation.progress import Progress
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
-from kvevict import runtime
+from kvevict import environment, load
+from kvevict.backends import backend, use_device
 from kvevict.errors import InputError
-from kvevict.models import load
-from kvevict.models.loading import read_checkpoint, use_device
-from kvevict.policies import Policy
+from kvevict.methods import Policy
+from kvevict.models import read_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(args: Namespace) -> None:
     """Run every task under every policy asked for; what can be wrong is found out first."""
-    policies, wanted = arguments.policies(args), tasks.resolve(args.task)
+    policies, wanted = arguments.policies(args), benchmarks.resolve(args.task)
     processes = Processes()
     rank = processes.rank if processes.world > 1 else None
     data = _check_data(args, wanted) if processes.rank == 0 else {}
@@ -86,25 +86,25 @@ def evaluate(args: Namespace) -> None:
     processes.end()
     if processes.rank == 0:
         if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
-            runs[0].record["peak_memory_bytes"] = runtime.peak_process_bytes()
-            runs[0].record["peak_device_bytes"] = runtime.peak_device_bytes(args.framework)
+            runs[0].record["peak_memory_bytes"] = environment.peak_process_bytes()
+            runs[0].record["peak_device_bytes"] = backend(args.framework).peak_device_bytes()
         for run in runs:
             _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, wanted))
         print(f"every run: python compute_scores.py --output_dir {args.output_dir}")
 
 
-def _examples(args: Namespace, task: tasks.Task) -> Iterator[tasks.Example]:
-    examples = tasks.iterate_examples(Path(args.data_dir) / task.file, task)
+def _examples(args: Namespace, task: benchmarks.Task) -> Iterator[benchmarks.Example]:
+    examples = benchmarks.iterate_examples(Path(args.data_dir) / task.file, task)
     return islice(examples, args.start_idx, args.stop_idx)
 
 
-def _check_data(args: Namespace, wanted: list[tasks.Task]) -> dict[str, str]:
+def _check_data(args: Namespace, wanted: list[benchmarks.Task]) -> dict[str, str]:
     """Read all that will be run once; the SHA-256 of each task's file."""
     found = {}
     for task in wanted:
         path = Path(args.data_dir) / task.file
-        count = sum(1 for _ in tasks.iterate_examples(path, task))
+        count = sum(1 for _ in benchmarks.iterate_examples(path, task))
         if count <= args.start_idx:
             raise InputError(f"{path} has {count} examples, none from --start_idx {args.start_idx}")
         with open(path, "rb") as file:
@@ -116,7 +116,7 @@ def _check_data(args: Namespace, wanted: list[tasks.Task]) -> dict[str, str]:
 
 
 def _run_task(
-    task: tasks.Task,
+    task: benchmarks.Task,
     args: Namespace,
     predictor: Predictor,
     runs: list[tuple[Run, Policy]],
@@ -133,7 +133,7 @@ def _run_task(
         members = [m for m in todo if args.decode_together or example.id not in m[2]]
         began = time.perf_counter()
         answers = predictor.predict(task, example, [policy for _, policy, _ in members])
-        label = tasks.label(task, example)
+        label = benchmarks.label(task, example)
         for (run, _, done), (answer, stats) in zip(members, answers):
             if example.id in done:
                 continue
@@ -145,12 +145,12 @@ def _run_task(
     return len(own)
 
 
-def _finish(run: Run, wanted: list[tasks.Task], world: int, device: str) -> None:
+def _finish(run: Run, wanted: list[benchmarks.Task], world: int, device: str) -> None:
     """Merge what all processes wrote, and sum it up in run.json."""
     for task in wanted:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
-    threads = int(os.environ[runtime.THREAD_VARIABLES[-1]])
+    threads = int(os.environ[environment.THREAD_VARIABLES[-1]])
     run.record.update(processes=world, threads=threads, device=device)
     run.save()
 

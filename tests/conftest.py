@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kvevict import models, runtime
+from kvevict import backends, models
 
-# The tests of the kernels and of the PyTorch integration also run where there is no Paddle.
+# The tests of the kernels and of the PyTorch backend also run where there is no Paddle.
 if importlib.util.find_spec("paddle"):
-    runtime.configure()
+    backends.backend("paddle")
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +21,9 @@ def builtin_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def builtin_model(builtin_dir: Path) -> models.LoadedModel:
+def builtin_model(builtin_dir: Path) -> backends.LoadedModel:
     """The same, loaded. Shared: a test that changes it must change it back."""
-    return models.load("smollm2-135m-instruct")
+    return backends.load("smollm2-135m-instruct")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvevict.cache import TAIL, KVCache, LayerCache, where
+from kvevict.cache import TAIL, KVCache, LayerCache
+from kvevict.ops import nonzero
 
 D = 4
 ENTRY = 2 * D * 4  # bytes of one entry: keys and values in float32
@@ -24,7 +25,7 @@ def test_compact_keeps_what_the_mask_says(heads: int, n: int, data: st.DataObjec
     mask = np.array(data.draw(st.lists(rows, min_size=heads, max_size=heads)))
     (k, keys), (v, values) = random(heads, n, D), random(heads, n, D)
     layer = LayerCache.compact(keys, values + 1, record=True)
-    rows = where(paddle.to_tensor(mask.reshape(-1)), int(mask.sum()))
+    rows = nonzero(paddle.to_tensor(mask.reshape(-1)), int(mask.sum()))
     layer.keep(rows, mask.sum(1).tolist())
     assert layer.lengths == mask.sum(1).tolist()
     np.testing.assert_array_equal(layer.keys.numpy(), k[mask])
@@ -99,7 +100,7 @@ def test_the_tail_settles_behind_each_head() -> None:
     lengths = [3, 3, 0, 3]
     layer = LayerCache(keys, keys + 1, lengths)
     layer.append(tensors, tensors + 1)
-    layer.settle()
+    layer.merge_tail()
     heads = np.split(k, np.cumsum(lengths)[:-1])
     expected = np.concatenate([x for pair in zip(heads, more) for x in pair])
     np.testing.assert_array_equal(layer.keys.numpy(), expected)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import tasks
-from tasks.generators import GENERATORS
-from tasks.synthetic import estimate_tokens, make_example
+import benchmarks
+from benchmarks.synthetic import estimate_tokens, make_example
+from benchmarks.synthetic.generators import GENERATORS
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,10 +32,10 @@ def test_one_file_a_task_that_the_evaluation_reads(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [f"{tmp_path}/{task}.jsonl" for task in wanted]
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(wanted)
-    for task in map(tasks.TASKS.get, wanted):
-        examples = tasks.read_examples(tmp_path / task.file, task)
+    for task in map(benchmarks.TASKS.get, wanted):
+        examples = benchmarks.read_examples(tmp_path / task.file, task)
         assert [example.id for example in examples] == [0, 1, 2]
-        assert all(600 < estimate_tokens(tasks.prompt(task, one)) <= 700 for one in examples)
+        assert all(600 < estimate_tokens(benchmarks.prompt(task, one)) <= 700 for one in examples)
 
 
 def test_example_i_is_the_same_however_many_are_asked_for(tmp_path):
@@ -100,8 +100,11 @@ def test_a_models_own_tokenizer_counts(tmp_path):
     backend.save(str(model / "tokenizer.json"))
     done = build(tmp_path, "--task", "passkey", "--length", 2000, "--model_path", model)
     assert (done.returncode, done.stderr) == (0, "")
-    task = tasks.TASKS["passkey"]
-    lengths = [len(tasks.prompt(task, e)) for e in tasks.read_examples(tmp_path / task.file, task)]
+    task = benchmarks.TASKS["passkey"]
+    lengths = [
+        len(benchmarks.prompt(task, e))
+        for e in benchmarks.read_examples(tmp_path / task.file, task)
+    ]
     assert len(lengths) == 50
     assert all(2000 - len("There and back again.") <= length <= 2000 for length in lengths)
 

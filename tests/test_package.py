@@ -67,7 +67,7 @@ def test_every_module_of_the_library_and_no_other(site: Path) -> None:
 
 
 def test_it_is_imported_from_there_with_its_integrations(site: Path) -> None:
-    done = installed(site, "import kvevict.integrations.common as c; print(c.__file__)")
+    done = installed(site, "import kvevict.backends.common as c; print(c.__file__)")
     assert Path(done.stdout.strip()).is_relative_to(site), done.stderr
 
 

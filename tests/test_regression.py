@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-import tasks
-from kvevict import models, runtime
-from kvevict.generate import decode_together, prefill
-from kvevict.policies import build
-from kvevict.session import Session
+import benchmarks
+from benchmarks.synthetic import make_example
+from kvevict import backends
+from kvevict.engine import decode_together, prefill
+from kvevict.engine.session import Session
+from kvevict.methods import build
 from reporting.kept import answer_tokens, token_texts
-from tasks.synthetic import make_example
 
 LENGTH = 1000
 PROMPTS = [(task, at) for task in ("passkey", "number_string", "needle") for at in (0.3, 0.9)]
@@ -78,7 +78,7 @@ def test_figures_are_those_measured(measured, method: str) -> None:
 
 def measure(methods: list[str]) -> dict[str, Figures]:
     """The figures of each method."""
-    loaded = models.load("smollm2-135m-longctx", dtype="float32")
+    loaded = backends.load("smollm2-135m-longctx", dtype="float32")
     decoder, tokenizer = loaded.decoder(), loaded.tokenizer
     evicting = {"keep_ratio": 0.2, "min_eviction_seqlen": 0}
     policies = [build(m) if m == "full" else build(m, **evicting) for m in methods]
@@ -95,7 +95,9 @@ def measure(methods: list[str]) -> dict[str, Figures]:
         excess = [s.cache.entries - heads * budget for s, budget in zip(sessions, budgets)]
         log_probs = [log_prob(session.fork(), answer) for session in sessions]
         decoded = decode_together(sessions, len(answer), set(loaded.eos_ids))
-        scores = [tasks.score(tasks.TASKS[name], tokenizer.decode(d), label) for d in decoded]
+        scores = [
+            benchmarks.score(benchmarks.TASKS[name], tokenizer.decode(d), label) for d in decoded
+        ]
         rows.append(list(zip(log_probs, kept, scores, excess)))
     means = np.mean(rows, axis=0)
     return {method: Figures(*map(float, mean)) for method, mean in zip(methods, means)}
@@ -111,9 +113,11 @@ def make_prompt(name: str, index: int, depth: float, tokenizer) -> tuple[str, st
         depth=depth,
         count_tokens=lambda text: len(tokenizer.encode(text)),
     )
-    example = tasks.Example(index, fields)
-    task = tasks.TASKS[name]
-    return tasks.normalise(tasks.prompt(task, example)), str(tasks.label(task, example))
+    example = benchmarks.Example(index, fields)
+    task = benchmarks.TASKS[name]
+    return benchmarks.normalise(benchmarks.prompt(task, example)), str(
+        benchmarks.label(task, example)
+    )
 
 
 def share_kept(session: Session, where: list[int]) -> float:
@@ -132,6 +136,5 @@ def log_prob(session: Session, answer: list[int]) -> float:
 
 
 if __name__ == "__main__":
-    runtime.configure()
     for method, figures in measure(list(PINNED)).items():
         print(method, figures)

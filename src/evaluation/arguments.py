@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.errors import InputError
-from kvevict.models import BUILTINS, DEFAULT_MODEL, DTYPES, FRAMEWORKS
-from kvevict.policies import METHODS, NACL, LaProx, Policy, build, describe
+from kvevict.methods import METHODS, NACL, LaProx, Policy, build, describe
+from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

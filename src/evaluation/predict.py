@@ -7,13 +7,13 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import tasks
+import benchmarks
+from kvevict.engine import decode_together, prefill
+from kvevict.engine.session import Decoder, Session
 from kvevict.errors import InputError
-from kvevict.generate import decode_together, prefill
+from kvevict.methods import Policy
 from kvevict.models.tokenizer import Tokenizer
-from kvevict.policies import Policy
-from kvevict.session import Decoder, Session
-from kvevict.tensors import Tensor
+from kvevict.ops import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Prompts:
     truncate: bool
     compress: str
 
-    def room(self, task: tasks.Task) -> int:
+    def room(self, task: benchmarks.Task) -> int:
         """The most tokens that a prompt of ``task`` may have.
 
         Raises:
@@ -49,7 +49,9 @@ class Prompts:
             )
         return room
 
-    def tokens(self, task: tasks.Task, example: tasks.Example) -> tuple[list[int], list[int], int]:
+    def tokens(
+        self, task: benchmarks.Task, example: benchmarks.Example
+    ) -> tuple[list[int], list[int], int]:
         """What is prefilled and evicted, the question that follows, and the tokens of both uncut.
 
         Of context and question, one may be empty.
@@ -58,12 +60,12 @@ class Prompts:
             InputError: too long with truncation off, or a question without room for a context.
         """
         if self.compress == "context":
-            text, question = tasks.split_prompt(task, example)
+            text, question = benchmarks.split_prompt(task, example)
         else:
-            text, question = tasks.prompt(task, example), ""
+            text, question = benchmarks.prompt(task, example), ""
         begin = len(self.tokenizer.encode(""))  # such as <|begin_of_text|>: once is enough
-        after = self.tokenizer.encode(tasks.normalise(question))[begin:]
-        ids = self.tokenizer.encode(tasks.normalise(text))
+        after = self.tokenizer.encode(benchmarks.normalise(question))[begin:]
+        ids = self.tokenizer.encode(benchmarks.normalise(text))
         where, room = f"{task.name}, example {example.id}", self.room(task)
         uncut = len(ids) + len(after)
         if len(after) >= room:
@@ -72,7 +74,7 @@ class Prompts:
             raise InputError(
                 f"{where}: the prompt has {uncut} tokens where {room} fit, and truncation is off"
             )
-        return tasks.truncate(ids, room - len(after)), after, uncut
+        return benchmarks.truncate(ids, room - len(after)), after, uncut
 
 
 class Predictor:
@@ -90,7 +92,7 @@ class Predictor:
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(
-        self, task: tasks.Task, example: tasks.Example, policies: list[Policy]
+        self, task: benchmarks.Task, example: benchmarks.Example, policies: list[Policy]
     ) -> list[tuple[str, dict[str, Any]]]:
         """The answer and its statistics for each policy.
 
@@ -122,7 +124,11 @@ class Predictor:
         return results
 
     def _answer(
-        self, task: tasks.Task, sessions: list[Session], question: list[int], common: dict[str, Any]
+        self,
+        task: benchmarks.Task,
+        sessions: list[Session],
+        question: list[int],
+        common: dict[str, Any],
     ) -> list[tuple[str, dict[str, Any]]]:
         """Decode ``sessions`` as one batch; the answer and its statistics for each."""
         rows = []

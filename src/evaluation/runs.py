@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from kvevict.backends import versions
 from kvevict.errors import InputError
-from kvevict.runtime import versions
 
 KINDS = ("stats", "preds")  # an example is done once its second line is written
 OTHERWISE = "give another --model_name or --output_dir"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-import tasks
+import benchmarks
 from evaluation.progress import MIB
 from evaluation.runs import Run
 from kvevict.errors import InputError
@@ -38,7 +38,7 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
+def table(runs: list[Run], wanted: list[benchmarks.Task]) -> str:
     """The runs of each task below one another, by means over their examples."""
     lines, shared, whole, cut = [], False, [], []
     for task in wanted:
@@ -77,8 +77,8 @@ def table(runs: list[Run], wanted: list[tasks.Task]) -> str:
     return "\n".join(lines)
 
 
-def _score(run: Run, task: tasks.Task) -> str:
+def _score(run: Run, task: benchmarks.Task) -> str:
     try:
-        return f"{tasks.grade(run.predictions(task.name), task, run.path.name).score:.4f}"
+        return f"{benchmarks.grade(run.predictions(task.name), task, run.path.name).score:.4f}"
     except InputError:  # a label that cannot be read; compute_scores.py says where it stands
         return "–"

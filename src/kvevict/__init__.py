@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from importlib import import_module
 from typing import Any
 
+from .backends import load, of_model
+from .engine import Session, decode, prefill
 from .errors import InputError
-from .policies import (
+from .methods import (
     H2O,
     METHODS,
     NACL,
@@ -31,7 +32,6 @@ from .policies import (
     StreamingLLM,
     build,
 )
-from .session import Session
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,7 +54,10 @@ __all__ = [
     "StreamingLLM",
     "__version__",
     "build",
+    "decode",
     "evict",
+    "load",
+    "prefill",
 ]
 
 
@@ -80,15 +83,10 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
         InputError: a model of another kind; within the context several prompts in a batch, beams,
             padding, or more tokens than the model has positions.
     """
-    # By name, since neither library may be imported for the other's sake.
-    for ancestor in type(model).__mro__:
-        if ancestor.__name__ == "LlamaForCausalLM":
-            library = ancestor.__module__.partition(".")[0]
-            if library in ("paddlenlp", "transformers"):
-                return import_module(f".integrations.{library}", __name__).evict(
-                    model, policy, example
-                )
-    raise InputError(
-        "evict takes a LlamaForCausalLM of PaddleNLP or transformers, not "
-        f"{type(model).__module__}.{type(model).__qualname__}"
-    )
+    own = of_model(model)
+    if own is None:
+        raise InputError(
+            "evict takes a LlamaForCausalLM of PaddleNLP or transformers, not "
+            f"{type(model).__module__}.{type(model).__qualname__}"
+        )
+    return own.evict(model, policy, example)

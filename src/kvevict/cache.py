@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
-from .tensors import Tensor, has_kernels, namespace
+from .ops import Tensor, namespace, take
 
 TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
 
@@ -63,14 +63,14 @@ class LayerCache:
         if lengths == self.lengths:
             return
         self.lengths = lengths
-        self.keys, self.values = _take(self.keys, self.values, rows, before)
+        self.keys, self.values = take(self.keys, self.values, rows, before)
         if self.columns or self.positions is not None:
             rows = rows - before
             self.columns = [column.index_select(0, rows) for column in self.columns]
         if self.positions is not None:
             self.positions = self.positions.index_select(0, rows)
 
-    def settle(self) -> None:
+    def merge_tail(self) -> None:
         """Make the tail part of the prefix, each head's after its own; positions are let go."""
         ns, head_dim = namespace(self.keys), self.keys.shape[-1]
         tails = [tail[:, : self.tail] for tail in (self.tail_keys, self.tail_values)]
@@ -210,24 +210,6 @@ class KVCache:
         while caches[0].layers:
             stacked.layers.append(LayerCache.stack([cache.layers.pop(0) for cache in caches]))
         return stacked
-
-
-def _take(keys: Tensor, values: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor]:
-    if has_kernels(keys):
-        from . import kernels
-
-        return kernels.take(keys, values, rows, before)
-    rows = rows - before
-    return keys.index_select(0, rows), values.index_select(0, rows)
-
-
-def where(mask: Tensor, total: int) -> Tensor:
-    """The indices of the ``total`` entries of bool ``mask [n]`` that are set, ascending."""
-    if has_kernels(mask):
-        from . import kernels
-
-        return kernels.positions(mask, total)
-    return mask.nonzero().reshape(-1)
 
 
 def _nbytes(t: Tensor) -> int:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-import tasks
+import benchmarks
 from reporting.cost import cost_figure
 from reporting.heatmap import heat_maps
 from reporting.intervals import Estimate
@@ -70,7 +70,7 @@ def _figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
 def score_figure(cells: list[Cell]) -> Figure:
     """A panel for each task and their mean; the full cache is the dashed line."""
     panels = [
-        (tasks.TASKS[name].table_name, _curves([c for c in cells if c.task == name]))
+        (benchmarks.TASKS[name].table_name, _curves([c for c in cells if c.task == name]))
         for name in task_names(cells)
     ]
     if len(panels) > 1:

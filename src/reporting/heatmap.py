@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import tasks
+import benchmarks
 from reporting.pool import Cell, Group, settings_of, task_names
 from reporting.style import FULL, display
 
@@ -22,7 +22,7 @@ def heat_maps(group: Group) -> Iterator[tuple[str, str, Figure]]:
     for name in task_names(list(group.cells)):
         cells = [cell for cell in group.cells if cell.task == name and cell.points]
         if len({cell.length for cell in cells}) > 1:
-            title = tasks.TASKS[name].table_name
+            title = benchmarks.TASKS[name].table_name
             caption = f"{title}: score by depth of the answer (down) and prompt length (across)"
             yield f"depth-{name}", caption, heat_map(cells)
 

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-import tasks
+import benchmarks
 from kvevict.errors import InputError
 from reporting.load import Result, answer_spans
 
@@ -101,25 +101,24 @@ def capture(
         InputError: no such method, task, example, model or framework, or a prompt beyond the
             model's positions.
     """
-    from kvevict.policies import build
+    from kvevict.methods import build
 
     if "full" in methods:
         raise InputError("kept draws methods that evict; full keeps everything")
     policies = [build(name, keep_ratio=keep_ratio, min_eviction_seqlen=0) for name in methods]
-    task, *others = tasks.resolve(task_name)
+    task, *others = benchmarks.resolve(task_name)
     if others:
         raise InputError(f"--task takes one task, not {task_name}")
-    examples = tasks.read_examples(data_dir / task.file, task)
+    examples = benchmarks.read_examples(data_dir / task.file, task)
     if not 0 <= example_id < len(examples):
         raise InputError(f"--example {example_id}: {task.file} has 0 to {len(examples) - 1}")
     example = examples[example_id]
 
-    from kvevict import models
+    from kvevict import load, prefill
 
-    loaded = models.load(model_path, device=device, framework=framework)
-    from kvevict.generate import prefill
+    loaded = load(model_path, device=device, framework=framework)
 
-    ids = loaded.tokenizer.encode(tasks.normalise(tasks.prompt(task, example)))
+    ids = loaded.tokenizer.encode(benchmarks.normalise(benchmarks.prompt(task, example)))
     sessions = prefill(loaded.decoder(), ids, policies, example.id, record=True)
     tokens = token_texts(loaded.tokenizer.decode, ids)
     return Kept(
@@ -128,7 +127,7 @@ def capture(
         example.id,
         keep_ratio,
         tokens,
-        answer_tokens(tokens, tasks.label(task, example)),
+        answer_tokens(tokens, benchmarks.label(task, example)),
         {name: _mask(session.cache, len(ids)) for name, session in zip(methods, sessions)},
     )
 

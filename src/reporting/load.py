@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import tasks
+import benchmarks
+from benchmarks.grading import parse_json_line
 from kvevict.errors import InputError
-from tasks.data import parse_json_line
 
 GZIP = b"\x1f\x8b"
 MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
@@ -92,7 +92,10 @@ def read_scores(path: Path) -> list[Result]:
     """
     results = []
     for number, row, _ in _lines(path):
-        if set(row) != {field.name for field in fields(Result)} or row["task"] not in tasks.TASKS:
+        if (
+            set(row) != {field.name for field in fields(Result)}
+            or row["task"] not in benchmarks.TASKS
+        ):
             raise InputError(f"{path}, line {number}: not a line of the scores of a report")
         results.append(Result(**row))
     if not results:
@@ -113,22 +116,22 @@ def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
         raise InputError(f"cannot read {record}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is not the record of a run") from None
-    for name in tasks.TASKS:
+    for name in benchmarks.TASKS:
         file = record.parent / f"preds_{name}.jsonl"
         if name in data and file.exists():
-            result = _read_task(settings, tasks.TASKS[name], data[name], file, depths)
+            result = _read_task(settings, benchmarks.TASKS[name], data[name], file, depths)
             if result:
                 yield result
 
 
 def _read_task(
-    settings: dict[str, Any], task: tasks.Task, data: str, file: Path, depths: _Depths
+    settings: dict[str, Any], task: benchmarks.Task, data: str, file: Path, depths: _Depths
 ) -> Result | None:
     scores = {}
     for number, row, where in _lines(file):
         try:
             text, label = row["prediction"], row["ground_truth"]
-            scores[row["id"]] = tasks.score(task, text, label)
+            scores[row["id"]] = benchmarks.score(task, text, label)
         except (KeyError, TypeError, AttributeError):
             raise InputError(f"{where}: not a prediction of eval_llama3.py") from None
         except InputError as error:
@@ -199,22 +202,22 @@ class _Depths:
         if data_dir and not data_dir.is_dir():
             raise InputError(f"there is no data directory {data_dir}")
         files = sorted(data_dir.rglob("*.jsonl")) if data_dir else []
-        known = [path for path in files if path.stem in tasks.TASKS]
+        known = [path for path in files if path.stem in benchmarks.TASKS]
         self._files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in known}
         self._found: dict[str, dict[int, float | None]] = {}
 
-    def of(self, task: tasks.Task, data: str) -> dict[int, float | None]:
+    def of(self, task: benchmarks.Task, data: str) -> dict[int, float | None]:
         """The depths by example of one file; empty where it is not at hand."""
         if data in self._files and data not in self._found:
-            examples = tasks.read_examples(self._files[data], task)
+            examples = benchmarks.read_examples(self._files[data], task)
             self._found[data] = {e.id: depth(task, e) for e in examples}
         return self._found.get(data, {})
 
 
-def depth(task: tasks.Task, example: tasks.Example) -> float | None:
+def depth(task: benchmarks.Task, example: benchmarks.Example) -> float | None:
     """Where in its context the answer first stands: 0 at the start, towards 1 at the end."""
     context = example.fields["context"]
-    found = answer_spans(context, tasks.label(task, example))
+    found = answer_spans(context, benchmarks.label(task, example))
     return round(found[0][0] / len(context), 4) if found else None
 
 

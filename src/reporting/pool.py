@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-import tasks
+import benchmarks
 from reporting.intervals import Estimate, average, estimate
 from reporting.load import Result
 from reporting.style import FULL, base, rank
@@ -183,7 +183,7 @@ def plain(cells: Sequence[Cell]) -> list[Cell]:
 def task_names(cells: Sequence[Cell]) -> list[str]:
     """The tasks of ``cells`` in the benchmark's order."""
     present = {cell.task for cell in cells}
-    return [name for name in tasks.TASKS if name in present]
+    return [name for name in benchmarks.TASKS if name in present]
 
 
 def settings_of(cells: Sequence[Cell]) -> list[tuple[str, float]]:

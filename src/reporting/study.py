@@ -16,6 +16,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
+from benchmarks.synthetic import make_example
 from kvevict.errors import InputError
 from reporting import intervals
 from reporting.figures import Curves, lengths_figure, mean_curves, methods_figure, score_figure
@@ -26,7 +27,6 @@ from reporting.pool import Cell, Group, overall, plain, pool, ratios_of, setting
 from reporting.style import FULL, base, display, percent
 from reporting.tables import Table, score_cell, score_table
 from reporting.variants import label_variants
-from tasks.synthetic import make_example
 
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Compared on the same examples, at each ratio that both have.

@@ -6,7 +6,7 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import Any
 
-from kvevict.policies import FORMS, METHODS, PARTS, build, describe
+from kvevict.methods import FORMS, METHODS, PARTS, build, describe
 
 # Read off elsewhere: the axis, and what is pooled.
 NOT_A_VARIANT = ("name", "keep_ratio", "seed")

@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch", reason="Paddle has no tensors that say they
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from kvevict.attention import ColumnStatistic, attend, flash  # noqa: E402
+from kvevict import ops
+from kvevict.attention import ColumnStatistic, attend  # noqa: E402
 from kvevict.attention.cached import attend_cached  # noqa: E402
 from kvevict.cache import LayerCache  # noqa: E402
 
@@ -26,12 +27,12 @@ from kvevict.cache import LayerCache  # noqa: E402
 )
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (12, 0)])
 def test_what_the_kernels_take(monkeypatch, capability, dtype, head_dim, taken) -> None:
-    monkeypatch.setattr(flash, "_capability", lambda framework: capability)
+    monkeypatch.setattr(ops, "compute_capability", lambda framework: capability)
     with FakeTensorMode():
         for device in ("cuda", "cpu"):
             q = torch.empty(1, 2, 5, head_dim, dtype=getattr(torch, dtype), device=device)
             expected = taken and device == "cuda" and capability >= (8, 0)
-            assert flash.applies(q) == expected
+            assert ops.flash_applies(q) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

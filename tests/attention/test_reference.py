@@ -7,8 +7,8 @@ import paddle
 import pytest
 
 from kvevict.attention import ColumnStatistic
-from kvevict.attention.reference import attend
 from tests.attention import numpy_attention as dense
+from tests.attention.reference import attend
 
 
 @pytest.mark.parametrize("rows", [None, 1, 5, 40])

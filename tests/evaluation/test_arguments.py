@@ -11,7 +11,7 @@ import pytest
 
 from evaluation import arguments
 from kvevict.errors import InputError
-from kvevict.policies import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV
+from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV
 
 SRC = Path(__file__).parents[2] / "src"
 RELEASE = (

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from kvevict.models import FRAMEWORKS, load_tokenizer
-from kvevict.runtime import THREAD_VARIABLES, default_threads
-from tasks import synthetic
+from benchmarks import synthetic
+from kvevict.backends import FRAMEWORKS
+from kvevict.environment import THREAD_VARIABLES, default_threads
+from kvevict.models import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-longctx"

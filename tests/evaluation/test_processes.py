@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kvevict.runtime import THREAD_VARIABLES, default_threads
+from kvevict.environment import THREAD_VARIABLES, default_threads
 
 SRC = Path(__file__).parents[2] / "src"
 TASKS = ["--enable_nacl_evict", "--task=passkey,number_string"]

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from tasks import synthetic
+from benchmarks import synthetic
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP, POSITIONS = 2, 4, 2, 16, 96, 2048
 ENTRY_BYTES = 2 * HEAD_DIM * 4  # a key and a value in float32

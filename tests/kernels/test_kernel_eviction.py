@@ -9,14 +9,14 @@ import pytest
 
 from kvevict import NACL, cache, noise
 from kvevict.attention import ColumnStatistic
-from kvevict.policies import base, laprox
-from kvevict.policies.adakv import SharedTopK
-from kvevict.policies.base import Equal, LayerView, Policy, TopK
-from kvevict.policies.criticalkv import TwoStages
-from kvevict.policies.decoding import DecodeEviction
-from kvevict.policies.eviction import Eviction
-from kvevict.policies.laprox import ModelWide, OutputScore
-from kvevict.policies.nacl import ProxyScore
+from kvevict.engine.decode_eviction import DecodeEviction
+from kvevict.engine.prompt_eviction import Eviction
+from kvevict.methods import base, laprox
+from kvevict.methods.adakv import SharedTopK
+from kvevict.methods.base import Equal, LayerView, Policy, TopK
+from kvevict.methods.criticalkv import TwoStages
+from kvevict.methods.laprox import ModelWide, OutputScore
+from kvevict.methods.nacl import ProxyScore
 from tests.kernels.dense import DEVICE, torch
 
 LAYERS, HEADS, GROUP, D = 4, 3, 2, 64
@@ -86,7 +86,7 @@ def decode(name: str, device: str, steps: int) -> Eviction:
     views = layers(device, None)
     policy = replace(POLICIES[name], decode_slack=1, decode_drop=0.1)
     eviction = run(policy, views)
-    decoding = DecodeEviction.of(eviction)
+    decoding = DecodeEviction.for_policy(eviction)
     model = SimpleNamespace(output_projection=lambda layer: views[layer].w_o)
     generator = torch.Generator().manual_seed(8)
     for _ in range(steps):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_llama import paddle_logits
 from safetensors.numpy import save_file
 
-from kvevict import models
+from kvevict import backends
 from kvevict.errors import InputError
 from kvevict.models import builtin
+from tests.reference_llama import paddle_logits
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
@@ -35,7 +35,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def greedy(loaded: models.LoadedModel, text: str, tokens: int) -> str:
+def greedy(loaded: backends.LoadedModel, text: str, tokens: int) -> str:
     ids = loaded.tokenizer.encode(text)
     prompt = len(ids)
     for _ in range(tokens):
@@ -49,7 +49,7 @@ def test_it_knows_the_capital_of_france(builtin_model):
 
 
 def test_loading_prints_nothing(builtin_dir):
-    code = "from kvevict import models; models.load('smollm2-135m-instruct')"
+    code = "from kvevict import models; backends.load('smollm2-135m-instruct')"
     done = run("-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -92,7 +92,7 @@ def test_longctx_is_the_instruct_model_with_its_adapter(
     monkeypatch.setenv("KVEVICT_CACHE", str(cache))
     monkeypatch.setattr(builtin, "_ADAPTER", adapter)
 
-    loaded = models.load("smollm2-135m-longctx")
+    loaded = backends.load("smollm2-135m-longctx")
     assert loaded.max_positions == 16384
     layers, base = loaded.model.llama.layers, builtin_model.model.llama.layers
     changed = layers[7].self_attn.k_proj.weight - base[7].self_attn.k_proj.weight
@@ -103,7 +103,7 @@ def test_longctx_is_the_instruct_model_with_its_adapter(
     shutil.rmtree(cache)  # half a gigabyte, which pytest would keep
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(InputError, match=r"needs .*adapter_config\.json, which is not there"):
-        models.load("smollm2-135m-longctx")
+        backends.load("smollm2-135m-longctx")
 
 
 def test_fetch_does_nothing_when_the_model_is_there(builtin_dir):

@@ -7,11 +7,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from reference_llama import DIMS, logits, paddle_logits, plain_frequencies, random_weights
 from tokenizers.pre_tokenizers import ByteLevel
 
-from kvevict import models
+from kvevict import backends
 from kvevict.errors import InputError
+from tests.reference_llama import DIMS, logits, paddle_logits, plain_frequencies, random_weights
 
 IDS = np.random.default_rng(5).integers(0, DIMS["vocab_size"], 40).tolist()
 BLOCK = {
@@ -92,7 +92,7 @@ def test_logits_equal_those_of_the_interleaved_rotation(tmp_path, weights, quant
             n: a if a.ndim == 1 else gguf.quants.dequantize(gguf.quants.quantize(a, kind), kind)
             for n, a in weights.items()
         }
-    loaded = models.load(str(path))
+    loaded = backends.load(str(path))
     assert (loaded.max_positions, loaded.eos_ids) == (512, (EOT,))
     frequencies = plain_frequencies(20000.0)
     expected = logits(weights, IDS, frequencies, interleaved=True)
@@ -106,7 +106,7 @@ def test_frequency_factors_and_tied_embeddings(tmp_path):
     factors = np.linspace(1.0, 8.0, 8).astype(np.float32)
     path = write_gguf(tmp_path / "m.gguf", weights, extra={"rope_freqs.weight": factors})
     expected = logits(weights, IDS, plain_frequencies(20000.0) / factors, interleaved=True)
-    actual = paddle_logits(models.load(str(path)).model, IDS)
+    actual = paddle_logits(backends.load(str(path)).model, IDS)
     np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_frequency_factors_and_tied_embeddings(tmp_path):
 )
 def test_tokenizer_of_each_family(tmp_path, weights, pre, words):
     path = write_gguf(tmp_path / "m.gguf", weights, pre=pre)
-    tokenizer = models.load(str(path)).tokenizer
+    tokenizer = backends.load(str(path)).tokenizer
     ids = tokenizer.encode("1234 hello")
     assert [tokenizer.backend.id_to_token(i) for i in ids] == words
     assert tokenizer.decode(ids) == "1234 hello"
@@ -142,7 +142,7 @@ def test_refused_files(tmp_path, weights):
     for words, changes in cases.items():
         path = write_gguf(tmp_path / "m.gguf", weights, **changes)
         with pytest.raises(InputError, match=words):
-            models.load(str(path))
+            backends.load(str(path))
 
 
 def test_cut_file_at_any_length_is_one_sentence(tmp_path, weights):
@@ -152,6 +152,6 @@ def test_cut_file_at_any_length_is_one_sentence(tmp_path, weights):
         path = tmp_path / "cut.gguf"
         path.write_bytes(whole[:size])
         with pytest.raises(InputError) as caught:
-            models.load(str(path))
+            backends.load(str(path))
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kvevict.models import FRAMEWORKS
+from kvevict.backends import FRAMEWORKS
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 NOBODY = "http://127.0.0.1:9"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_llama import DIMS, random_weights
 from safetensors.numpy import save_file
 
 from kvevict.errors import InputError
 from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.lora import merge
+from tests.reference_llama import DIMS, random_weights
 
 RANK = 4
 TARGETS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")

@@ -53,7 +53,7 @@ ANGLES = np.array([[p * llama31_frequency(i % 64) for i in range(128)] for p in 
 
 def test_table_is_exact_up_to_the_last_position_and_refuses_more():
     paddle = pytest.importorskip("paddle")
-    from kvevict.models.paddle_llama import RotaryTable
+    from kvevict.backends.paddle.build import RotaryTable
 
     table = RotaryTable(LLAMA31)
     cos, sin = table(paddle.zeros([1], dtype="float32"), seq_len=131072)
@@ -66,7 +66,7 @@ def test_table_is_exact_up_to_the_last_position_and_refuses_more():
 
 def test_the_same_table_on_pytorch():
     torch = pytest.importorskip("torch")
-    from kvevict.models.torch_llama import RotaryTable
+    from kvevict.backends.torch.build import RotaryTable
 
     cos, sin = RotaryTable(LLAMA31, torch.device("cpu"))(torch.zeros(1), torch.tensor([ROWS]))
     assert cos.shape == (1, len(ROWS), 128)

@@ -6,9 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import tasks
+import benchmarks
 from evaluation.runs import Run
-from kvevict.policies import build, describe
+from kvevict.methods import build, describe
 
 TOKENS, BYTES_PER_TOKEN = 1000, 100
 
@@ -45,8 +45,8 @@ def write_run(
     run.open({task: hashlib.sha256(content).hexdigest()})
     labels = [f"{10_000 + i}" for i in range(len(correct))]
     if file:
-        examples = tasks.read_examples(file, tasks.TASKS[task])
-        labels = [tasks.label(tasks.TASKS[task], example) for example in examples]
+        examples = benchmarks.read_examples(file, benchmarks.TASKS[task])
+        labels = [benchmarks.label(benchmarks.TASKS[task], example) for example in examples]
     kept = 1.0 if method == "full" else policy.keep_ratio
     for i, right in enumerate(correct):
         answer = f" {labels[i]}" if right else " nothing"

@@ -10,8 +10,8 @@ from statistics import NormalDist, stdev
 
 import pytest
 
+from benchmarks.synthetic import make_example
 from reporting import load, study
-from tasks.synthetic import make_example
 from tests.reporting.runs import write_run
 
 SRC = Path(__file__).parents[2] / "src"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvevict.policies import METHODS, build, describe
+from kvevict.methods import METHODS, build, describe
 from reporting.style import METHOD_STYLE, base, display, look, rank
 from reporting.variants import label_variants
 

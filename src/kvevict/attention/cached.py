@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..tensors import Tensor, matmul_nt, namespace
-from . import flash
+from ..ops import Tensor, attention_kernels, matmul_nt, namespace
 from .blockwise import BLOCK
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
@@ -26,7 +25,7 @@ def attend_cached(
     """
     query_heads, tokens, _ = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and flash.kernels_apply(q):
+    if not observe and group * tokens <= KERNEL_ROWS and attention_kernels(q):
         ns = namespace(q)
         tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
         return attend_on_gpu(q, cache, tail), None

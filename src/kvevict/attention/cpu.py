@@ -16,8 +16,8 @@ from threading import Lock
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..runtime import cpu_threads
-from ..tensors import Tensor, namespace
+from ..environment import cpu_threads
+from ..ops import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 
 ROWS = 256  # query rows of a block, over the heads of a group: enough for a fast product

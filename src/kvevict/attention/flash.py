@@ -7,39 +7,9 @@ the keys, and no softmax: a Triton kernel where Triton is installed, else framew
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from ..tensors import Tensor, has_triton, namespace
+from ..ops import Tensor, attention_kernels, compute_capability, namespace
 from .base import ColumnStatistic, Output, check
 from .blockwise import columns_from_lse
-
-HEAD_DIMS = (64, 128, 256)  # that the Triton kernels take
-
-
-def applies(q: Tensor) -> bool:
-    """Whether ``q`` is of a kind and in a place that the kernels take."""
-    ns = namespace(q)
-    fits = q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
-    return fits and _capability(ns.__name__) >= (8, 0)
-
-
-@lru_cache
-def _capability(framework: str) -> tuple[int, int]:
-    """Compute capability of the current GPU, NVIDIA's; (0, 0) of another maker's."""
-    if framework == "torch":
-        import torch
-
-        return (0, 0) if torch.version.hip else torch.cuda.get_device_capability()
-    import paddle
-
-    if paddle.is_compiled_with_rocm():
-        return (0, 0)
-    return tuple(paddle.device.cuda.get_device_capability())
-
-
-def kernels_apply(q: Tensor) -> bool:
-    """Whether the Triton attention kernels may take ``q``."""
-    return applies(q) and has_triton()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
@@ -54,10 +24,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     for statistic in statistics:
         first = statistic.first_row(q.shape[2])
         rows, row_lse = q[:, :, first:], lse[:, :, first:]
-        if has_triton():
-            from ..kernels import column_statistic
-
-            columns[statistic] = column_statistic(
+        if gpu := attention_kernels(q):
+            columns[statistic] = gpu.column_statistic(
                 rows, k, row_lse, statistic.reduce, statistic.per_kv_head
             )
         else:
@@ -84,7 +52,10 @@ def _torch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """PyTorch's public function gives no log-sum-exp; the operators under it do."""
     import torch
 
-    if _capability("torch") in ((9, 0), (10, 0)):  # where PyTorch too prefers cuDNN's, far ahead
+    if compute_capability("torch") in (
+        (9, 0),
+        (10, 0),
+    ):  # where PyTorch too prefers cuDNN's, far ahead
         out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
             q, k, v, None, True, 0.0, True
         )

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from .columns import column_statistic
 from .decode import decode_attention
-from .flash import flash_forward
 from .projection import quadratic_norms
 from .selection import positions, take, top_k, uniform
 
 __all__ = [
     "column_statistic",
     "decode_attention",
-    "flash_forward",
     "positions",
     "quadratic_norms",
     "take",

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from ..attention.flash import HEAD_DIMS
 from ..errors import InputError
-from ..tensors import Tensor
+from ..ops import HEAD_DIMS, Tensor
 
 if "paddle" in sys.modules and "torch" not in sys.modules:
     sys.modules["paddle"].enable_compat(scope={"triton"}, silent=True)

@@ -1,22 +1,6 @@
-"""Models: what a `--model_path` may be, and how it is loaded."""
+"""Models as they lie on disk or on a hub; no framework."""
 
 from kvevict.models.builtin import BUILTINS, builtin_dir
-from kvevict.models.loading import (
-    DEFAULT_MODEL,
-    DTYPES,
-    FRAMEWORKS,
-    LoadedModel,
-    load,
-    load_tokenizer,
-)
+from kvevict.models.source import DEFAULT_MODEL, load_tokenizer, read_checkpoint
 
-__all__ = [
-    "BUILTINS",
-    "DEFAULT_MODEL",
-    "DTYPES",
-    "FRAMEWORKS",
-    "LoadedModel",
-    "builtin_dir",
-    "load",
-    "load_tokenizer",
-]
+__all__ = ["BUILTINS", "DEFAULT_MODEL", "builtin_dir", "load_tokenizer", "read_checkpoint"]

@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from kvevict.environment import quiet
 from kvevict.errors import InputError
 from kvevict.models.builtin import INSTRUCT
 from kvevict.models.checkpoint import read_json
 from kvevict.models.tokenizer import PADDLENLP_FILES
-from kvevict.runtime import quiet
 
 _OPTIONAL = (
     "generation_config.json",

@@ -76,7 +76,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise InputError(
             f"{path} has no tokenizer.json, and only PaddleNLP can read {files[0].name}"
         )
-    from kvevict.runtime import quiet
+    from kvevict.environment import quiet
 
     with quiet():
         from paddlenlp.transformers import AutoTokenizer

@@ -1,0 +1,32 @@
+"""For scripts/download_dataset.sh: which files ∞Bench publishes, and whether one is whole.
+
+python -m benchmarks list SPEC           the published tasks that --task SPEC names
+python -m benchmarks check FILE TASK     status 0 if FILE is the whole published file of TASK
+"""
+
+import sys
+
+from benchmarks.grading import check_published
+from benchmarks.infinitebench import TASKS, resolve
+from kvevict.errors import InputError
+
+
+def _list(spec: str) -> None:
+    for task in resolve(spec, [name for name, task in TASKS.items() if task.examples]):
+        if not task.examples:
+            raise InputError(
+                f"task {task.name} is built by data/construct_synthetic_dataset.py, not downloaded"
+            )
+        print(task.name)
+
+
+def _check(path: str, name: str) -> None:
+    check_published(path, TASKS[name])
+
+
+if __name__ == "__main__":
+    try:
+        {"list": _list, "check": _check}[sys.argv[1]](*sys.argv[2:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

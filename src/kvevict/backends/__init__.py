@@ -1,0 +1,184 @@
+"""Paddle and PyTorch behind one small contract, and how a model is loaded onto either.
+
+Nothing but this module imports a backend, and it imports only the one that is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from kvevict import environment
+from kvevict.engine.session import Decoder, Session
+from kvevict.errors import InputError
+from kvevict.methods.base import Policy
+from kvevict.models.checkpoint import Checkpoint
+from kvevict.models.source import read_checkpoint
+from kvevict.models.tokenizer import Tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+FRAMEWORKS = {"paddle": ("paddle", "paddlenlp"), "pytorch": ("torch", "transformers")}
+SETUP = {
+    "paddle": "makes .venv, whose bin/python has it",
+    "pytorch": "--with-torch makes .venv-torch, whose bin/python has it",
+}
+# Distributions whose versions a record needs; builds for a GPU carry another name.
+DISTRIBUTIONS = {
+    "paddle": {"paddle": ("paddlepaddle", "paddlepaddle-gpu"), "paddlenlp": ("paddlenlp",)},
+    "pytorch": {"torch": ("torch",), "transformers": ("transformers",), "triton": ("triton",)},
+}
+
+
+class Backend(Protocol):
+    """What ``backends/paddle`` and ``backends/torch`` offer, each in its framework's own types."""
+
+    def use_device(self, device: str | None) -> Any:
+        """Find and make current what ``device`` names: "cpu", "gpu", "gpu:1"; None for the best."""
+
+    def choose_dtype(self, wanted: str | None, device: Any) -> str:
+        """By default float32 on a CPU; on a GPU bfloat16 where it has that, else float16."""
+
+    def device_name(self, device: Any) -> str:
+        """ "cpu", or the GPU's name."""
+
+    def peak_device_bytes(self) -> int | None:
+        """Most memory allocated on the current GPU so far, in bytes; None on a CPU."""
+
+    def build(self, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
+        """The model of PaddleNLP or transformers in eval mode on ``device``.
+
+        Raises:
+            InputError: a tensor is missing, unknown or of another shape.
+        """
+
+    def decoder(self, model: Any) -> Decoder:
+        """That model taken apart."""
+
+    def evict(
+        self, model: Any, policy: Policy, example: int
+    ) -> AbstractContextManager[list[Session]]:
+        """Eviction within the model's own ``generate``: :func:`kvevict.evict`."""
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes:
+        model: of PaddleNLP or transformers, in eval mode.
+        framework: ``paddle`` or ``pytorch``.
+        dtype: the type of its weights.
+        device: what it lies on: "cpu", or the name of a GPU.
+        tokenizer: its own.
+        name: what runs are named after.
+        max_positions: tokens of a sequence that it has positions for.
+        eos_ids: tokens that end an answer.
+    """
+
+    model: Any
+    framework: str
+    dtype: str
+    device: str
+    tokenizer: Tokenizer
+    name: str
+    max_positions: int
+    eos_ids: tuple[int, ...]
+
+    def decoder(self) -> Decoder:
+        """The model taken apart for :mod:`kvevict.engine`."""
+        return backend(self.framework).decoder(self.model)
+
+
+def load(
+    model: str | Path | Checkpoint,
+    dtype: str | None = None,
+    device: str | None = None,
+    framework: str = "paddle",
+) -> LoadedModel:
+    """Load a model.
+
+    Args:
+        model: what :func:`~kvevict.models.source.read_checkpoint` takes, or what it returned.
+        dtype: float32, bfloat16 or float16; by default float32 on a CPU, and on a GPU bfloat16
+            where it has that, else float16.
+        device: "cpu", "gpu" or "gpu:<n>"; by default a GPU where there is one.
+        framework: ``paddle`` or ``pytorch``.
+
+    Raises:
+        InputError: with one sentence on what is wrong with any of these.
+    """
+    place, dtype = use_device(device, dtype, framework)
+    checkpoint = model if isinstance(model, Checkpoint) else read_checkpoint(str(model))
+    own = backend(framework)
+    return LoadedModel(
+        model=own.build(checkpoint, dtype, place),
+        framework=framework,
+        dtype=dtype,
+        device=own.device_name(place),
+        tokenizer=checkpoint.tokenizer,
+        name=Path(os.path.abspath(checkpoint.source if checkpoint is model else model)).name,
+        max_positions=checkpoint.config["max_position_embeddings"],
+        eos_ids=checkpoint.eos_ids,
+    )
+
+
+def use_device(device: str | None, dtype: str | None, framework: str) -> tuple[Any, str]:
+    """What ``device`` names, made current, and the dtype to use there: see :func:`load`."""
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, not {dtype}")
+    if device is not None and not re.fullmatch(r"cpu|gpu(:[0-9]+)?", device):
+        raise InputError(f"there is no device {device!r}: devices are cpu, gpu, gpu:<n>")
+    own = backend(framework)
+    place = own.use_device(device)
+    return place, own.choose_dtype(dtype, place)
+
+
+def backend(framework: str) -> Backend:
+    """The module of a framework, imported.
+
+    Raises:
+        InputError: there is no such framework, or it is not installed.
+    """
+    if framework not in FRAMEWORKS:
+        raise InputError(f"framework must be {' or '.join(FRAMEWORKS)}, not {framework}")
+    for package in FRAMEWORKS[framework]:
+        if find_spec(package) is None:
+            raise InputError(
+                f"framework {framework} needs the package {package}, which {sys.executable} lacks; "
+                f"bash scripts/setup.sh {SETUP[framework]}"
+            )
+    environment.configure()
+    return import_module(f"kvevict.backends.{FRAMEWORKS[framework][0]}")
+
+
+def of_model(model: Any) -> Backend | None:
+    """The backend of a model made by PaddleNLP or transformers; None for any other object."""
+    # By name, since neither library may be imported for the other's sake.
+    for ancestor in type(model).__mro__:
+        if ancestor.__name__ == "LlamaForCausalLM":
+            library = ancestor.__module__.partition(".")[0]
+            for framework, (_, of_framework) in FRAMEWORKS.items():
+                if library == of_framework:
+                    return backend(framework)
+    return None
+
+
+def versions(framework: str) -> dict[str, str]:
+    """Versions that a run's record needs so that it can be repeated."""
+    from kvevict import __version__
+
+    found = {"python": platform.python_version(), "kvevict": __version__}
+    for package, names in {**DISTRIBUTIONS[framework], "numpy": ("numpy",)}.items():
+        for name in names:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found[package] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,117 @@
+"""Prefill: the prompt once, layer by layer, evicting for every policy as each layer is done."""
+
+from __future__ import annotations
+
+from ..attention import ColumnStatistic, attend
+from ..errors import InputError
+from ..methods.base import LayerView, Policy
+from ..ops import Tensor, namespace
+from .decode_eviction import DecodeEviction
+from .prompt_eviction import Eviction
+from .session import Decoder, Session, check_positions
+
+# Tokens that pass through a layer's projections and MLP at a time: their intermediate results,
+# many times wider than the hidden state, then never exist for the whole prompt.
+CHUNK = 4096
+
+
+def prefill(
+    model: Decoder,
+    ids: list[int],
+    policies: list[Policy],
+    example: int = 0,
+    record: bool = False,
+) -> list[Session]:
+    """Run the prompt once, evicting for every policy as each layer is done.
+
+    Attention over the prompt is never affected by eviction, so one pass serves all policies, and
+    each gets what a pass of its own would give.
+
+    Args:
+        ids: the prompt, at least one token.
+        policies: at least one.
+        example: counts into the noise of the policies that draw.
+        record: note in each layer's cache which positions were kept.
+
+    Returns:
+        A session for each policy, its next logits ready.
+
+    Raises:
+        InputError: no tokens, or more than the model has positions.
+        FloatingPointError: a policy's scores are not finite.
+    """
+    if not ids:
+        raise InputError("the prompt has no tokens")
+    sessions, hidden = prefill_hidden(model, model.embed(ids), policies, example, record)
+    logits = model.logits(hidden[:, -1:])
+    for session in sessions:
+        session.logits = logits
+    return sessions
+
+
+def prefill_hidden(
+    model: Decoder,
+    hidden: Tensor,
+    policies: list[Policy],
+    example: int = 0,
+    record: bool = False,
+) -> tuple[list[Session], Tensor]:
+    """As :func:`prefill`, from embeddings to the last layer's output."""
+    n = hidden.shape[1]
+    check_positions(model, n)
+    evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
+    wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
+    spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    for layer in range(model.layers):
+        q, k, v = _join([model.project(layer, hidden[:, span], span.start) for span in spans])
+        out, lse, columns = attend(q, k, v, wanted)
+        finite = lse.isfinite().all() if wanted else None
+        del q, lse
+        scored: dict[object, Tensor] = {}
+        for eviction in evictions:
+            if eviction.statistics:  # a count of weights would not show it
+                eviction.watch(f"the attention weights of layer {layer}", finite)
+            eviction.add_layer(_view(model, eviction, layer, k, v, columns), scored)
+        del k, v, columns, scored
+        out = out.swapaxes(1, 2)
+        parts = [
+            model.finish_layer(layer, hidden[:, span], out[:, span].flatten(2)) for span in spans
+        ]
+        del out
+        hidden = parts[0] if len(parts) == 1 else namespace(hidden).cat(parts, dim=1)
+        del parts
+    for eviction in evictions:
+        eviction.check()
+    return [Session(model, e, DecodeEviction.for_policy(e)) for e in evictions], hidden
+
+
+def _view(
+    model: Decoder,
+    eviction: Eviction,
+    layer: int,
+    k: Tensor,
+    v: Tensor,
+    columns: dict[ColumnStatistic, Tensor],
+) -> LayerView:
+    heads, n = k.shape[1:3]
+    own = [columns[s].squeeze(0) for s in eviction.statistics]
+    return LayerView(
+        columns=tuple(
+            c if s.per_kv_head else c.reshape(heads, -1, n)
+            for s, c in zip(eviction.statistics, own)
+        ),
+        keys=k.squeeze(0),
+        values=v.squeeze(0),
+        w_o=model.output_projection(layer),
+        noise_keys=eviction.noise_keys(layer),
+    )
+
+
+def _join(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Chunks of q, k and v as one of each; a chunk is let go as soon as it has been copied."""
+    if len(parts) == 1:
+        return list(parts[0])
+    chunks = [list(own) for own in zip(*parts)]
+    parts.clear()
+    ns = namespace(chunks[0][0])
+    return [ns.cat(chunks.pop(0), dim=2) for _ in range(3)]

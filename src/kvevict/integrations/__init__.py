@@ -1,1 +1,0 @@
-"""Model libraries: the only modules that import one, and what these have in common."""

@@ -1,0 +1,186 @@
+"""Tensor operations that Paddle and PyTorch do not spell alike, and those that have a GPU kernel.
+
+This is the one place that picks the kernel or the framework's own operations.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Callable
+
+Tensor = Any  # paddle.Tensor or torch.Tensor: the library uses the methods that both have
+
+CHUNK = 4096  # entries whose projected values are held at a time
+HEAD_DIMS = (64, 128, 256)  # that the attention kernels take
+
+
+def namespace(x: Tensor) -> ModuleType:
+    """``paddle`` or ``torch``, whichever made ``x``."""
+    return sys.modules[type(x).__module__.partition(".")[0]]
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether the Triton kernels can be used: they need the tensor descriptors of Triton 3.4."""
+    return bool(find_spec("triton") and find_spec("triton.tools.tensor_descriptor"))
+
+
+def kernels(x: Tensor) -> ModuleType | None:
+    """The kernels where they may take ``x``; None where the framework's operations have to."""
+    if not (x.is_cuda and has_triton()):
+        return None
+    from . import kernels
+
+    return kernels
+
+
+def flash_applies(q: Tensor) -> bool:
+    """Whether ``q`` is of a kind and in a place that flash attention takes."""
+    ns = namespace(q)
+    fits = q.is_cuda and q.dtype in (ns.float16, ns.bfloat16) and q.shape[-1] in HEAD_DIMS
+    return fits and compute_capability(ns.__name__) >= (8, 0)
+
+
+def attention_kernels(q: Tensor) -> ModuleType | None:
+    """The kernels where those that work on queries, keys and values may take ``q``."""
+    return kernels(q) if flash_applies(q) else None
+
+
+@lru_cache
+def compute_capability(framework: str) -> tuple[int, int]:
+    """Compute capability of the current GPU, NVIDIA's; (0, 0) of another maker's."""
+    if framework == "torch":
+        import torch
+
+        return (0, 0) if torch.version.hip else torch.cuda.get_device_capability()
+    import paddle
+
+    if paddle.is_compiled_with_rocm():
+        return (0, 0)
+    return tuple(paddle.device.cuda.get_device_capability())
+
+
+def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ bᵀ`` over the last two axes. Paddle would copy a transposed view before the product."""
+    ns = namespace(a)
+    return ns.matmul(a, b, transpose_y=True) if ns.__name__ == "paddle" else a @ b.mT
+
+
+def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
+    """A few numbers on ``like``'s device. The host does not wait until they are there."""
+    ns = namespace(like)
+    if ns.__name__ == "paddle":
+        return ns.to_tensor(values, dtype=dtype, place=like.place)
+    return ns.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+
+
+def top_k(scores: Tensor, counts: list[int]) -> Tensor:
+    """Mark the ``counts[h]`` largest scores of each row h; ties go to the lower position.
+
+    Args:
+        scores: ``[rows, n]``, without NaN.
+
+    Returns:
+        bool ``[rows, n]``.
+    """
+    if gpu := kernels(scores):
+        return gpu.top_k(scores, counts)
+    ns = namespace(scores)
+    most = max(counts)
+    if most == 0:
+        return scores != scores
+    wanted = integers(counts, ns.int64, like=scores).unsqueeze(-1)
+    ordered = scores.topk(most, dim=-1)[0]
+    threshold = ns.take_along_dim(ordered, (wanted - 1).clamp(min=0), dim=-1)
+    above = (scores > threshold) & (wanted > 0)
+    ties = (scores == threshold) & (wanted > 0)
+    free = wanted - above.to(ns.int64).sum(dim=-1, keepdim=True)
+    return above | (ties & (ties.to(ns.int64).cumsum(dim=-1) <= free))
+
+
+def nonzero(mask: Tensor, total: int) -> Tensor:
+    """The indices of the ``total`` entries of bool ``mask [n]`` that are set, ascending."""
+    if gpu := kernels(mask):
+        return gpu.positions(mask, total)
+    return mask.nonzero().reshape(-1)
+
+
+def take(keys: Tensor, values: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor]:
+    """Rows of ``keys`` and ``values``, both ``[entries, head_dim]``.
+
+    Args:
+        rows: int64 ``[kept]``, of which ``before`` is the first row's number.
+    """
+    if gpu := kernels(keys):
+        return gpu.take(keys, values, rows, before)
+    rows = rows - before
+    return keys.index_select(0, rows), values.index_select(0, rows)
+
+
+def uniform(keys: list[int], length: int, like: Tensor) -> Tensor:
+    """Hashed numbers in (0, 1), float32 ``[len(keys), length]``: see :mod:`kvevict.noise`.
+
+    The multipliers are below 2³¹, so that 32-bit words in int64 never overflow.
+    """
+    ns = namespace(like)
+    seeds = integers(keys, ns.int64, like)
+    if gpu := kernels(like):
+        return gpu.uniform(seeds, length)
+
+    def constant(value: int) -> Tensor:
+        return ns.full((1,), value, dtype=ns.int64, device=like.device)
+
+    low_word = constant(0xFFFFFFFF)
+    x = seeds.unsqueeze(-1) ^ ns.arange(length, dtype=ns.int64, device=like.device)
+    x = x ^ x // 2**16
+    x = x * constant(0x7FEB352D) & low_word
+    x = x ^ x // 2**15
+    x = x * constant(0x45D9F3B) & low_word
+    x = x ^ x // 2**16
+    return ((x // 2**9).to(ns.float32) + 0.5) * 2.0**-23
+
+
+def projected_l2(values: Tensor, w_o: Tensor) -> Tensor:
+    """‖v_j W_O^g‖₂, float32 ``[kv_heads, group, N]``.
+
+    ‖v W‖² = v (W Wᵀ) vᵀ: the Gram matrix is head_dim², so the hidden size drops out of the cost.
+
+    Args:
+        values: ``[kv_heads, N, head_dim]``.
+        w_o: ``[kv_heads, group, head_dim, hidden]``.
+    """
+    w = w_o.float()
+    gram = w @ w.swapaxes(-1, -2)
+    if gpu := attention_kernels(values):
+        return gpu.quadratic_norms(values, gram)
+
+    def squares(part: Tensor) -> Tensor:
+        v = part.float().unsqueeze(1)
+        return (v @ gram * v).sum(dim=-1)
+
+    return _by_chunks(squares, values).clamp(min=0).sqrt()
+
+
+def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
+    """Σ_g ‖v_j W_O^g‖₁, float32 ``[kv_heads, N]``; shapes as for :func:`projected_l2`."""
+    members = range(w_o.shape[1])
+    return _by_chunks(
+        lambda v: sum((v @ w_o[:, member]).abs().float().sum(dim=-1) for member in members), values
+    )
+
+
+def _by_chunks(f: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """``f(values)``, a number for each entry, some entries at a time: ``f`` may widen them.
+
+    Args:
+        values: ``[kv_heads, N, head_dim]``.
+
+    Returns:
+        ``[..., N]``.
+    """
+    spans = range(0, values.shape[1], CHUNK)
+    parts = [f(values[:, start : start + CHUNK]) for start in spans]
+    return namespace(values).cat(parts, dim=-1)

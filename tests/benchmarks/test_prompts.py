@@ -1,0 +1,149 @@
+"""Prompts, labels and the table of tasks, against the benchmark's protocol."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import benchmarks
+from kvevict.errors import InputError
+
+PROTOCOL = Path(__file__).parents[3] / "shared" / "infinitebench.md"
+OPTIONS = ["Ann", "Bob", "Cyd", "Dan"]
+INPUTS = {
+    "code_run": "Please give me the exact number of the return value of func_12(-3). Be concise.",
+    "math_find": "Only one number. The second largest number of the list is: ",
+}
+
+
+def example(name: str, context: str = "CONTEXT", **fields) -> benchmarks.Example:
+    fields = {
+        "context": context,
+        "input": INPUTS.get(name, "INPUT"),
+        "answer": "Bob",
+        "options": OPTIONS,
+        **fields,
+    }
+    return benchmarks.Example(0, fields)
+
+
+# What stands before the context, and what behind it.
+FULL_PROMPTS = {
+    "passkey": (
+        "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
+        "it. I will quiz you about the important information.\n\n",
+        "\n\nINPUT\n\nThe pass key is",
+    ),
+    "longbook_choice_eng": (
+        "Read the book and answer the question.\n\n",
+        "\n\nQuestion: INPUT\nA. Ann\nB. Bob\nC. Cyd\nD. Dan"
+        "\n\nThe letter of the correct answer is",
+    ),
+    "longbook_qa_chn": ("阅读以下书籍然后回答问题。\n\n", "\n\n问题：INPUT\n答案："),
+    "math_find": (
+        "What is the second largest number in the following list?\n\n",
+        "\n\n" + INPUTS["math_find"],
+    ),
+    "math_calc": (
+        "Let us calculate the intermediate values of an expression.\n\nExpression: 1 + 3 + 4\n"
+        "Values: [1, 4, 8]\n\nExpression: 8 - 3 + 2 - 4\nValues: [8, 5, 7, 3]\n\nExpression: ",
+        "\nValues:",
+    ),
+    "code_run": (
+        "There is a function called func_12 in the following Python code.\n\n",
+        "\n\nPlease compute the exact value of func_12(-3). The value of func_12(-3) is",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL_PROMPTS)
+def test_prompt_is_the_releases(name):
+    head, tail = FULL_PROMPTS[name]
+    assert benchmarks.prompt(benchmarks.TASKS[name], example(name)) == head + "CONTEXT" + tail
+
+
+@pytest.mark.skipif(
+    not PROTOCOL.exists(), reason="the protocol's text is not beside the repository"
+)
+def test_every_template_and_number_is_that_of_the_protocol():
+    text = PROTOCOL.read_text("utf-8")
+    templates = dict(re.findall(r"^- (\w+): `(.*?)`(?:,|$)", text, re.MULTILINE))
+    templates = {name: line.replace("⏎", "\n") for name, line in templates.items()}
+    spelling = {
+        "{option A}": "Ann",
+        "{…B}": "Bob",
+        "{…C}": "Cyd",
+        "{…D}": "Dan",
+        "{the … number}": "the second largest number",
+        "{func_call}": "func_12(-3)",
+        "{func}": "func_12",
+        "{context}": "CONTEXT",
+    }
+    compared = 0
+    for name in benchmarks.RELEASE_TASKS:
+        wanted = templates[name]
+        if name == "code_debug":
+            for option in OPTIONS:
+                wanted = wanted.replace("{…}", option, 1)
+        for field, value in spelling.items():
+            wanted = wanted.replace(field, value)
+        wanted = wanted.replace("{input}", INPUTS.get(name, "INPUT"))
+        assert benchmarks.prompt(benchmarks.TASKS[name], example(name)) == wanted
+        compared += 1
+    assert compared == 11
+    rows = re.findall(r"^\| (\S+) \| (\w+)[^|]*\| [^|]*\| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    table = [
+        (t.table_name, t.name, t.examples, t.max_new_tokens) for t in benchmarks.TASKS.values()
+    ]
+    assert sorted(table[:12]) == sorted((a, b, int(c), int(d)) for a, b, c, d in rows)
+
+
+@given(st.sampled_from(list(benchmarks.TASKS)), st.text(), st.text())
+def test_split_prompt_ends_its_first_part_with_the_context(name, context, question):
+    fields = {} if name in INPUTS else {"input": question}
+    one = example(name, context, **fields)
+    first, second = benchmarks.split_prompt(benchmarks.TASKS[name], one)
+    assert first.endswith(context)
+    assert first + second == benchmarks.prompt(benchmarks.TASKS[name], one)
+
+
+def test_braces_in_the_data_are_left_alone():
+    one = example("kv_retrieval", '{"{input}": "{context}"}', input="{0} {x!r}")
+    assert benchmarks.prompt(benchmarks.TASKS["kv_retrieval"], one).endswith(
+        '\n\n{"{input}": "{context}"}\n\n{0} {x!r}'
+    )
+
+
+@pytest.mark.parametrize("answer", ["Cyd", ["Cyd"], ["Cyd", "C"]])
+@pytest.mark.parametrize("name", ["code_debug", "longbook_choice_eng"])
+def test_label_of_a_choice_is_text_and_letter(name, answer):
+    assert benchmarks.label(benchmarks.TASKS[name], example(name, answer=answer)) == ["Cyd", "C"]
+
+
+@pytest.mark.parametrize("answer", ["x", 7, ["x", "y"], 48.0])
+def test_other_labels_are_the_answer(answer):
+    assert benchmarks.label(
+        benchmarks.TASKS["longbook_qa_eng"], example("longbook_qa_eng", answer=answer)
+    ) == (answer)
+
+
+def test_all_is_the_release_without_math_calc_and_our_own():
+    names = [task.name for task in benchmarks.resolve("all")]
+    assert len(names) == 11
+    assert not {"math_calc", "needle", "kv_confusable"}.intersection(names)
+
+
+def test_resolve_keeps_order_drops_repeats_and_knows_the_alias():
+    names = [t.name for t in benchmarks.resolve("needle, longbook_sum_qa,passkey,longbook_sum_eng")]
+    assert names == ["needle", "longbook_sum_eng", "passkey"]
+    assert [t.name for t in benchmarks.resolve("all,math_calc")][-1] == "math_calc"
+
+
+@pytest.mark.parametrize("spec", ["pass_key", "", "passkey,", "ALL"])
+def test_unknown_task_is_named_with_the_valid_ones(spec):
+    with pytest.raises(InputError, match=r"unknown task '.*'; choose from all, passkey, .*needle"):
+        benchmarks.resolve(spec)

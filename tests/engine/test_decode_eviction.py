@@ -1,0 +1,137 @@
+"""Eviction that goes on while decoding, over every method. H2O, TOVA, Scissorhands: their files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kvevict import METHODS, AdaKV, SnapKV, build
+from kvevict.engine import decode
+from kvevict.methods.adakv import SharedTopK
+from kvevict.methods.base import Equal, Policy, TopK
+from kvevict.methods.nacl import ProxyScore
+from tests.methods.brute import Prompt, choose, grow, held, kept, pool, run, shrink
+
+MERGING = 10  # a seed whose heads of unequal budgets come to equal lengths
+EVICTING = [method for method in METHODS if method != "full"]
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("method", EVICTING)
+def test_every_head_stays_within_its_budget_and_the_slack(method: str, drop: float) -> None:
+    prompt = Prompt(1, 80, kv_heads=3, group=1, more=60)
+    policy = build(method, min_eviction_seqlen=0, decode_slack=5, decode_drop=drop)
+    session = run(policy, prompt)
+    budgets = [list(layer.lengths) for layer in session.cache.layers]
+    lowest = [[n - int(n * drop) for n in own] for own in budgets]
+    reached = set()
+    for _ in range(60):
+        session.extend([1])
+        for index, (own, layer) in enumerate(zip(budgets, session.cache.layers)):
+            for budget, length in zip(own, layer.lengths):
+                assert length + layer.tail <= budget + 5
+            assert layer.keys.shape[0] == sum(layer.lengths)
+            reached |= {index} if layer.lengths == lowest[index] else set()
+    assert session.cache.seen == 140
+    assert reached == {0, 1}
+
+
+def test_small_heads_count_as_much_as_the_first() -> None:
+    """With a share dropped, the head of fewest entries is the one that outgrows its budget."""
+    prompt = Prompt(1, 80, layers=1, more=60)
+    prompt.q[:, 2:] *= 0.2  # attends evenly: few of its entries stand out
+    policy = AdaKV(0.3, window=4, alpha=0.0, min_eviction_seqlen=0, decode_slack=0, decode_drop=0.5)
+    session = run(policy, prompt)
+    layer = session.cache.layers[0]
+    first, second = layer.lengths
+    assert first > second + 6
+    for _ in range(60):
+        session.extend([1])
+        assert layer.lengths[1] + layer.tail <= second
+
+
+def test_heads_that_come_to_the_same_length_go_on_together() -> None:
+    """Budgets such as 3 and 4 entries both shrink to 2; each head goes on with its own sums."""
+    n, steps = 60, 24
+    prompt = Prompt(MERGING, n, layers=1, kv_heads=4, more=steps)
+    parts = (ProxyScore(0.05), SharedTopK(0.0), TopK())
+    settings = {"min_eviction_seqlen": 0, "decode_slack": 0, "decode_drop": 0.5}
+    session = run(Policy("ragged", *parts, keep_ratio=0.2, **settings), prompt)
+    layer = session.cache.layers[0]
+    budgets, runs = list(layer.lengths), len(list(layer.runs()))
+    received = prompt.weights(0)[:, :, -3:].sum((1, 2))
+    sums = [{j: own[j] for j in head} for own, head in zip(received, kept(session, prompt)[0])]
+    merged = False
+    for step in range(n, n + steps):
+        session.extend([1])
+        sums = grow(sums, prompt, 0, step)
+        if any(len(own) > budget for own, budget in zip(sums, budgets)):
+            sums = [shrink(own, b - b // 2) for own, b in zip(sums, budgets)]
+        assert held(session, prompt, 0) == [list(own) for own in sums]
+        merged |= len(list(layer.runs())) < runs
+    assert merged
+
+
+def test_snapkv_scores_what_it_holds() -> None:
+    """Sums over the window grow by each decoded row; the newest entries are the window then."""
+    n, window, budget = 60, 4, 15
+    prompt = Prompt(2, n, kv_heads=1, layers=1, more=6)
+    session = run(SnapKV(0.25, window, 3, min_eviction_seqlen=0, decode_slack=5), prompt)
+    positions = kept(session, prompt)[0][0]
+    received = prompt.weights(0)[0, :, -window:].sum((0, 1))
+    sums = [{j: received[j] for j in positions}]
+    for step in range(n, n + 6):
+        assert held(session, prompt, 0) == [list(sums[0])]
+        session.extend([1])
+        sums = grow(sums, prompt, 0, step)
+    entries = list(sums[0])
+    scores = pool(np.array(list(sums[0].values())), window, 3)
+    assert held(session, prompt, 0) == [[entries[i] for i in choose(scores, budget, 0, window)]]
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor", "message"),
+    [
+        ("h2o", "k", "h2o: the scores of layer 0 are not finite"),
+        ("criticalkv", "v", "criticalkv: the projected values of layer 0 are not finite"),
+    ],
+)
+def test_a_token_that_is_not_finite_is_told_in_its_step(method, tensor, message) -> None:
+    prompt = Prompt(5, 60, layers=3, more=3)
+    getattr(prompt, tensor)[0, 1, 61] = np.nan
+    # What CriticalKV protects takes no part in its second stage.
+    policy = build(method, keep_ratio=0.3, min_eviction_seqlen=0, decode_slack=0)
+    policy = replace(policy, selector=replace(policy.selector, recent=0))
+    session = run(policy, prompt)
+    session.extend([1])
+    with pytest.raises(FloatingPointError, match=f"^{message}$"):
+        session.extend([1])
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    """Few rows score, so that what is decoded soon counts as much as the prompt."""
+    n, steps = 60, 24
+    prompt = Prompt(3, n, more=steps)
+    parts = (ProxyScore(0.05), Equal(), TopK(recent=3))
+    policy = Policy("few", *parts, min_eviction_seqlen=0, decode_slack=2, decode_drop=0.3)
+    alone, session = run(policy, prompt), run(policy, prompt)
+    expected = []
+    for _ in range(steps):
+        alone.extend([1])
+        expected.append([held(alone, prompt, layer) for layer in range(prompt.layers)])
+    fork = session.fork()
+    for one, span in ((fork, range(9)), (session, range(steps)), (fork, range(9, steps))):
+        for step in span:
+            one.extend([1])
+            assert [held(one, prompt, layer) for layer in range(prompt.layers)] == expected[step]
+
+
+def test_an_answer_of_any_length_takes_bounded_bytes() -> None:
+    prompt = Prompt(4, 50, more=120)
+    policy = build("snapkv", window=4, min_eviction_seqlen=0, decode_slack=8)
+    session = run(policy, prompt)
+    decode(session, 120)
+    entry = 2 * 8 * 4
+    assert session.cache.nbytes <= 4 * (10 + 8 + 64) * entry  # budget, slack, room to write

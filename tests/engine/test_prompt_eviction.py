@@ -1,0 +1,129 @@
+"""What holds for every method, whatever the shapes: exact budgets, protection, bytes, order."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvevict import METHODS, build
+from kvevict.engine import prefill
+from tests.methods.brute import Prompt, kept, run
+
+SMALL = {"window": 5, "kernel": 3, "recent": 3, "sinks": 2, "history_window": 20}
+WITHOUT_RATIO = ("full",)
+
+
+def policies(keep_ratio: float, **common) -> list:
+    """Every method and some compositions, with spans that suit short prompts."""
+    common["min_eviction_seqlen"] = 0
+    result = []
+    for method in METHODS:
+        accepted = METHODS[method].__code__.co_varnames
+        own = {name: value for name, value in SMALL.items() if name in accepted}
+        if method not in WITHOUT_RATIO:
+            own["keep_ratio"] = keep_ratio
+        result.append(build(method, **own, **common))
+    common["keep_ratio"] = keep_ratio
+    result += [
+        build("nacl", scorer="laprox", **common),
+        build("nacl", allocator={"adakv": {"alpha": 0.5}}, **common),
+        build("laprox", allocator="adakv", **common),
+        build("h2o", allocator="pyramidkv", selector="nacl", **common),
+        build("tova", allocator="laprox", **common),
+    ]
+    return result
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    percent=st.integers(1, 100),
+    layers=st.integers(1, 3),
+    kv_heads=st.integers(1, 4),
+    group=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_exact_budget_order_protection_and_bytes(n, percent, layers, kv_heads, group, seed) -> None:
+    prompt = Prompt(seed, n, layers, kv_heads, group, d=4, hidden=4)
+    chosen = policies(percent / 100)
+    sessions = prefill(prompt, [1] * n, chosen, record=True)
+    for policy, session in zip(chosen, sessions):
+        budget = n if policy.name == "full" else max(1, n * percent // 100)
+        assert policy.budget(n) == budget
+        positions = kept(session, prompt)  # checks range, order and what lies at each position
+        counts = [len(head) for layer in positions for head in layer]
+        assert sum(counts) == budget * layers * kv_heads, policy.name
+        sinks, recent = policy.selector.protected(n, budget)
+        assert min(sinks, recent) >= 0
+        assert sinks + recent <= budget
+        for layer in positions:
+            for head in layer:
+                assert head[:sinks] == list(range(sinks)), policy.name
+                assert head[len(head) - recent :] == list(range(n - recent, n)), policy.name
+        check_bytes(session.cache, sum(counts), head_dim=4)
+
+
+def check_bytes(cache, entries: int, head_dim: int) -> None:
+    """What the tensors themselves hold: two rows of float32 for each entry, and no more."""
+    rows = [t.numpy() for layer in cache.layers for t in (layer.keys, layer.values)]
+    assert sum(t.nbytes for t in rows) == entries * 2 * head_dim * 4
+    assert all(layer.tail_keys is None for layer in cache.layers)
+    assert cache.nbytes == entries * 2 * head_dim * 4
+    assert cache.entries == entries
+    for layer in cache.layers:
+        assert layer.keys.shape[0] == sum(layer.lengths)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_short_prompts_are_left_whole(method: str) -> None:
+    prompt = Prompt(0, 30)
+    policy = build(method, min_eviction_seqlen=30)
+    assert kept(run(policy, prompt), prompt) == [[list(range(30))] * 2] * 2
+
+
+def test_ratios_of_many_digits_are_exact() -> None:
+    for ratio in (0.123456789, 0.29, 1e-05):
+        budget = build("snapkv", keep_ratio=ratio, min_eviction_seqlen=0).budget(1_000_000)
+        assert budget == max(1, int(Fraction(str(ratio)) * 1_000_000))
+
+
+def test_scores_that_tie_keep_the_lower_positions() -> None:
+    prompt = Prompt(0, 50)
+    prompt.k[:] = prompt.k[:, :, :1]  # every key alike: equal norms, equal weights in each row
+    for policy in (
+        build("keynorm", keep_ratio=0.2, min_eviction_seqlen=0),
+        build("tova", keep_ratio=0.2, min_eviction_seqlen=0),
+    ):
+        assert kept(run(policy, prompt), prompt) == [[list(range(10))] * 2] * 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m not in ("full", "streamingllm", "random")]
+)
+def test_scores_that_are_not_finite_name_layer_and_method(method: str, bad: float) -> None:
+    prompt = Prompt(0, 60)
+    prompt.k[1, 1, 20] = bad
+    settings = {"keep_ratio": 0.5} if method != "nacl" else {}
+    policy = build(method, min_eviction_seqlen=0, **settings)
+    with pytest.raises(FloatingPointError, match=rf"^{method}: .*layer 1"):
+        run(policy, prompt)
+
+
+def test_one_prefill_serves_several_policies_as_runs_of_their_own_would() -> None:
+    prompt = Prompt(5, 150, more=6)
+    together = policies(0.2, decode_slack=2)
+    sessions = prefill(prompt, [1] * prompt.n, together, example=4)
+    for policy, session in zip(together, sessions):
+        alone = prefill(prompt, [1] * prompt.n, [policy], example=4)[0]
+        for one in (alone, session):
+            one.extend([1])
+            one.extend([1] * 5)
+        for a, b in zip(alone.cache.layers, session.cache.layers):
+            assert a.lengths == b.lengths
+            np.testing.assert_array_equal(a.keys.numpy(), b.keys.numpy())
+            np.testing.assert_array_equal(a.values.numpy(), b.values.numpy())

@@ -1,0 +1,98 @@
+"""Methods by name, compositions, records, and the YAML files of the papers' defaults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kvevict import METHODS, InputError, build
+from kvevict.methods import describe
+from kvevict.methods.adakv import SharedTopK
+from kvevict.methods.laprox import ModelWide, OutputScore
+from kvevict.methods.nacl import ProxyAndRandom
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def test_every_method_has_its_file() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_files_hold_the_defaults(method: str) -> None:
+    settings = yaml.safe_load((CONFIGS / f"{method}.yaml").read_text())
+    assert settings["method"] == method
+    assert build(**settings) == build(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_records_tell_policies_apart(method: str) -> None:
+    record = describe(build(method))
+    assert json.loads(json.dumps(record)) == record
+    assert record["name"] == method
+    assert describe(build(method)) == record
+    assert describe(build(method, seed=1)) != record
+    assert describe(build(method, min_eviction_seqlen=1)) != record
+
+
+def test_records_tell_parts_apart() -> None:
+    records = [
+        describe(build("adakv", **settings))
+        for settings in ({}, {"alpha": 0.3}, {"window": 16}, {"kernel": 5}, {"keep_ratio": 0.3})
+    ]
+    assert len({json.dumps(record) for record in records}) == len(records)
+
+
+def test_parts_compose() -> None:
+    policy = build("laprox", allocator={"adakv": {"alpha": 0.5}}, keep_ratio=0.1)
+    assert isinstance(policy.scorer, OutputScore)
+    assert policy.allocator == SharedTopK(0.5)
+    assert policy.keep_ratio == 0.1
+    assert policy.name == "laprox-adakv_allocator"
+    sampling = build("nacl", scorer="laprox", keep_ratio=0.4)
+    assert isinstance(sampling.scorer, OutputScore)
+    assert sampling.selector == build("nacl", keep_ratio=0.4).selector
+
+
+def test_a_part_scales_with_the_policys_ratio() -> None:
+    policy = build("snapkv", selector="nacl", keep_ratio=0.4)
+    assert isinstance(policy.selector, ProxyAndRandom)
+    assert policy.selector == build("nacl", keep_ratio=0.4).selector
+
+
+def test_only_the_final_combination_has_to_fit() -> None:
+    """NACL's draw cannot go with a model-wide budget, but here it is replaced as well."""
+    policy = build("nacl", allocator="laprox", selector="snapkv", keep_ratio=0.2)
+    assert isinstance(policy.allocator, ModelWide)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("snapvk", {}, "unknown method 'snapvk'; choose among full, nacl"),
+        (["snapkv"], {}, "unknown method"),
+        ("snapkv", {"windows": 3}, "method 'snapkv' has no setting 'windows'; it has keep_ratio"),
+        ("full", {"keep_ratio": 0.5}, "has no setting 'keep_ratio'"),
+        ("snapkv", {"window": "wide"}, "setting 'window' must be a whole number, not 'wide'"),
+        ("snapkv", {"window": 2.5}, "setting 'window' must be a whole number, not 2.5"),
+        ("h2o", {"decode_slack": 0.5}, "setting 'decode_slack' must be a whole number"),
+        ("tova", {"seed": 1.5}, "setting 'seed' must be a whole number"),
+        ("snapkv", {"window": None}, "setting 'window' must be a whole number, not None"),
+        ("snapkv", {"scorer": "snapvk"}, "unknown method 'snapvk'"),
+        ("snapkv", {"scorer": ["h2o"]}, r"scorer must be a name or .*, not \['h2o'\]"),
+        ("snapkv", {"scorer": {"nacl": {"window": 3}}}, "method 'nacl' has no setting 'window'"),
+        ("nacl", {"allocator": "laprox"}, "model-wide"),
+    ],
+)
+def test_bad_input(method: str, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(method, **settings)
+
+
+def test_a_part_without_settings_of_its_own() -> None:
+    """YAML gives None where nothing follows the colon."""
+    plain = build("h2o", scorer="full")
+    assert build("h2o", scorer=yaml.safe_load("full:")) == plain

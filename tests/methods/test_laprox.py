@@ -1,0 +1,146 @@
+"""LaProx, and the model-wide selection that runs along with the prefill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kvevict import InputError, LaProx, build
+from kvevict.engine import decode
+from kvevict.engine.prompt_eviction import Eviction
+from kvevict.methods import base
+from kvevict.methods.base import Policy, TopK
+from kvevict.methods.laprox import ModelWide
+from kvevict.methods.nacl import ProxyScore
+from tests.methods.brute import Prompt, grow, held, kept, pool, run, shrink
+
+
+def scores(prompt: Prompt, layer: int, window: int, kernel: int, project: bool) -> np.ndarray:
+    """``[kv_heads, n]``, adding up to 1."""
+    norms = np.sqrt((prompt.weights(layer)[:, :, -window:] ** 2).sum(2))
+    if project:
+        norms = norms * np.linalg.norm(prompt.projected(layer), axis=-1)
+    pooled = np.stack([pool(s, window, kernel) for s in norms.sum(1)])
+    return pooled / pooled.sum()
+
+
+def one_selection(prompt: Prompt, budget: int, window: int, kernel: int, project: bool):
+    """Positions kept by one ranking of every candidate after the last layer."""
+    n, heads = prompt.n, prompt.kv_heads
+    ranking = [
+        (-score[h, j], layer, h, j)
+        for layer in range(prompt.layers)
+        for score in [scores(prompt, layer, window, kernel, project)]
+        for h in range(heads)
+        for j in range(n - window)
+    ]
+    result = [[list(range(n - window, n)) for _ in range(heads)] for _ in range(prompt.layers)]
+    for _, layer, h, j in sorted(ranking)[: (budget - window) * heads * prompt.layers]:
+        result[layer][h].append(j)
+    return [[sorted(positions) for positions in layer] for layer in result]
+
+
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "group", "kernel", "keep_ratio"),
+    [(1, 2, 2, 7, 0.2), (4, 2, 3, 7, 0.2), (6, 1, 1, 1, 0.5), (3, 4, 2, 3, 0.1)],
+)
+def test_same_entries_as_one_selection_after_the_last_layer(
+    layers, kv_heads, group, kernel, keep_ratio, project
+) -> None:
+    n, window = 120, 8
+    prompt = Prompt(layers, n, layers, kv_heads, group)
+    policy = LaProx(keep_ratio, window, kernel, project, min_eviction_seqlen=0)
+    expected = one_selection(prompt, int(n * keep_ratio), window, kernel, project)
+    assert kept(run(policy, prompt), prompt) == expected
+
+
+def test_values_are_projected_in_parts(monkeypatch) -> None:
+    monkeypatch.setattr(base, "CHUNK", 50)
+    prompt = Prompt(9, 120, layers=3, kv_heads=2, group=3)
+    policy = LaProx(0.2, 8, min_eviction_seqlen=0)
+    assert kept(run(policy, prompt), prompt) == one_selection(prompt, 24, 8, 7, True)
+
+
+def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
+    n, layers, heads = 200, 8, 2
+    peaks, trim = [], Eviction._trim
+
+    def measured(self, scores):
+        peaks.append(self.cache.entries)
+        trim(self, scores)
+        assert self.cache.entries <= total
+
+    monkeypatch.setattr(Eviction, "_trim", measured)
+    prompt = Prompt(3, n, layers, heads)
+    policy = LaProx(0.2, window=8, min_eviction_seqlen=0)
+    total = policy.budget(n) * heads * layers
+    session = run(policy, prompt)
+    assert len(peaks) == layers
+    assert max(peaks) <= total + n * heads
+    assert max(peaks) > total  # the layer that came last was whole when it was measured
+    assert session.cache.entries == total
+    rows = sum(layer.keys.shape[0] for layer in session.cache.layers)
+    assert rows == total
+
+
+def test_budget_no_larger_than_the_window() -> None:
+    prompt = Prompt(1, 100, layers=3)
+    session = run(LaProx(0.1, window=32, min_eviction_seqlen=0), prompt)
+    assert kept(session, prompt) == [[list(range(90, 100))] * 2] * 3
+
+
+def test_heads_and_layers_may_be_left_with_nothing() -> None:
+    """Nothing is protected here, and the keys of the first layer are much the smallest."""
+    prompt = Prompt(2, 60, layers=3, more=5)
+    prompt.k[1:] *= 50
+    policy = build("keynorm", allocator="laprox", keep_ratio=0.2, min_eviction_seqlen=0)
+    session = run(policy, prompt)
+    assert [layer.lengths for layer in session.cache.layers][1:] == [[0, 0], [0, 0]]
+    assert sum(session.cache.layers[0].lengths) == 12 * 2 * 3
+    decode(session, 5)
+
+
+def test_goes_on_evicting_while_decoding() -> None:
+    """Each head keeps to its own share of the model-wide budget."""
+    steps = 25
+    prompt = Prompt(4, 120, layers=4, more=steps)
+    policy = LaProx(0.2, window=4, decode_slack=3, min_eviction_seqlen=0)
+    session = run(policy, prompt)
+    budgets = [layer.lengths for layer in session.cache.layers]
+    assert len({length for lengths in budgets for length in lengths}) > 2
+    for step in range(steps):
+        session.extend([1])
+        for index, layer in enumerate(session.cache.layers):
+            assert all(b <= n + layer.tail <= b + 3 for n, b in zip(layer.lengths, budgets[index]))
+            newest = range(120 + step - 3, 120 + step + 1)
+            for positions in held(session, prompt, index):
+                assert positions[-4:] == list(newest)
+
+
+def test_statistics_follow_the_entries_that_stay() -> None:
+    """Sums of three rows under a model-wide budget, through every trim and while decoding."""
+    n, steps, layers = 60, 14, 3
+    prompt = Prompt(5, n, layers, more=steps)
+    parts = (ProxyScore(0.05), ModelWide(), TopK())
+    policy = Policy("wide", *parts, keep_ratio=0.2, min_eviction_seqlen=0, decode_slack=0)
+    session = run(policy, prompt)
+    received = np.stack([prompt.weights(layer)[:, :, -3:].sum((1, 2)) for layer in range(layers)])
+    limit = np.sort(received.ravel())[-12 * 2 * layers]
+    state = [
+        [{j: w for j, w in enumerate(own) if w >= limit} for own in heads] for heads in received
+    ]
+    assert kept(session, prompt) == [[list(own) for own in heads] for heads in state]
+    budgets = [[len(own) for own in heads] for heads in state]
+    for step in range(n, n + steps):
+        session.extend([1])
+        for layer in range(layers):
+            grown = grow(state[layer], prompt, layer, step)
+            state[layer] = [shrink(own, b) for own, b in zip(grown, budgets[layer])]
+            assert held(session, prompt, layer) == [list(own) for own in state[layer]]
+
+
+@pytest.mark.parametrize("selector", ["nacl", "criticalkv", "h2o"])
+def test_ranks_by_importance_alone(selector: str) -> None:
+    with pytest.raises(InputError, match="model-wide"):
+        build("laprox", selector=selector)
