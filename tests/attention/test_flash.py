@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="Paddle has no tensors that say they
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from kvevict import ops
+from kvevict import ops  # noqa: E402
 from kvevict.attention import ColumnStatistic, attend  # noqa: E402
 from kvevict.attention.cached import attend_cached  # noqa: E402
 from kvevict.cache import LayerCache  # noqa: E402
