@@ -1,11 +1,13 @@
-"""Grades predictions on ∞Bench and prints a table: runs down, tasks across.
+"""Grades predictions and prints tables: runs down, tasks across.
 
     python compute_scores.py --output_dir ../results                    every run
     python compute_scores.py --output_dir ../results --model_name RUN --task passkey --json s.json
+    python compute_scores.py --output_dir DIR --benchmark longbench     published prediction files
 
 A run is a directory with ``preds_<task>.jsonl`` files; where ``run.json`` lies beside them, it
-gives the method and the share of the cache that was kept. A file that cannot be read or graded is
-named on stderr, the rest is graded all the same, and the exit status is 2.
+gives the benchmark, the method and the share of the cache that was kept. With ``--benchmark`` files
+called ``<task>.jsonl`` count too. A file that cannot be read or graded is named on stderr, the rest
+is graded all the same, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -16,50 +18,56 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import benchmarks
+from benchmarks import Benchmark, Task
+from benchmarks.grading import Grades, grade
 from kvevict.errors import InputError
 from reporting.variants import label_variants
 
 DASH = "-"
-KV = "kv_retrieval"
 
 #: Grades by task name, for each run by name.
-Grades = dict[str, dict[str, benchmarks.Grade]]
+GradesByRun = dict[str, dict[str, Grades]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = _arguments(argv)
     try:
-        runs = find_runs(args.output_dir, args.model_name)
-        chosen = benchmarks.resolve(args.task) if args.task else _tasks_of(runs.values())
+        wanted = benchmarks.get(args.benchmark) if args.benchmark else None
+        runs = find_runs(args.output_dir, args.model_name, wanted)
     except InputError as error:
         return _fail(error)
-    grades: Grades = {}
-    records = {}
-    status = 0
+    status, records = 0, {}
+    of_benchmark: dict[str, dict[str, Path]] = defaultdict(dict)
     for run, directory in runs.items():
-        grades[run] = {}
         try:
             if (directory / "run.json").exists():
                 records[run] = read_record(directory / "run.json")
         except InputError as error:
             status = _fail(error)
-        for task in chosen:
-            path = directory / f"preds_{task.name}.jsonl"
-            try:
-                if path.exists():
-                    grades[run][task.name] = benchmarks.grade(path, task, run)
-            except InputError as error:
-                status = _fail(error)
-    print(table(chosen, grades, records))
+        settings = records[run]["settings"] if run in records else {}
+        name = args.benchmark or settings.get("benchmark", benchmarks.DEFAULT)
+        of_benchmark[name][run] = directory
+    scores: dict[str, dict[str, Any]] = {run: {} for run in runs}
+    for number, (name, own) in enumerate(of_benchmark.items()):
+        try:
+            benchmark = benchmarks.get(name)
+            chosen = benchmark.resolve(args.task) if args.task else _tasks_of(benchmark, own)
+        except InputError as error:
+            status = _fail(error)
+            continue
+        grades, failed = _grade(benchmark, chosen, own)
+        status = 2 if failed else status
+        if len(of_benchmark) > 1:
+            print(f"{chr(10) * (number > 0)}{benchmark.title}")
+        print(table(benchmark, chosen, grades, records))
+        for run, of_run in grades.items():
+            scores[run] = {task: _published(benchmark, found) for task, found in of_run.items()}
     if args.json:
-        scores = {
-            run: {name: grade.score for name, grade in of_run.items()}
-            for run, of_run in grades.items()
-        }
         try:
             args.json.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", "utf-8")
         except OSError as error:
@@ -67,14 +75,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def find_runs(output_dir: Path, model_name: str | None = None) -> dict[str, Path]:
+def _grade(
+    benchmark: Benchmark, chosen: list[Task], runs: dict[str, Path]
+) -> tuple[GradesByRun, bool]:
+    """The grades of each run, and whether a file could not be graded."""
+    grades: GradesByRun = {run: {} for run in runs}
+    failed = False
+    for run, directory in runs.items():
+        for task in chosen:
+            path = _predictions(directory, task)
+            try:
+                if path:
+                    grades[run][task.name] = grade(path, benchmark, task, run)
+            except InputError as error:
+                failed = bool(_fail(error))
+    return grades, failed
+
+
+def _predictions(directory: Path, task: Task) -> Path | None:
+    """The predictions of a task: our file, or one named as published; None for neither."""
+    for path in (directory / f"preds_{task.file}", directory / task.file):
+        if path.exists():
+            return path
+    return None
+
+
+def _published(benchmark: Benchmark, grades: Grades) -> float | dict[str, float]:
+    """A task's score on the benchmark's scale; by name where it has several."""
+    figures = {name: benchmark.published(figure) for name, figure in grades.figures.items()}
+    return figures[""] if list(figures) == [""] else figures
+
+
+def find_runs(
+    output_dir: Path, model_name: str | None = None, benchmark: Benchmark | None = None
+) -> dict[str, Path]:
     """The run directories below ``output_dir`` by name, or only the one that is asked for.
 
-    Raises ``InputError`` where there is none.
+    Args:
+        benchmark: where directories count too that have files named after its tasks alone.
+
+    Raises:
+        InputError: there is none.
     """
     if not output_dir.is_dir():
         raise InputError(f"there is no output directory {output_dir}")
-    found = sorted({path.parent for path in output_dir.rglob("preds_*.jsonl")})
+    files = list(output_dir.rglob("preds_*.jsonl"))
+    if benchmark:
+        files += [path for task in benchmark.tasks.values() for path in output_dir.rglob(task.file)]
+    found = sorted({path.parent for path in files})
     runs = {directory.relative_to(output_dir).as_posix(): directory for directory in found}
     if not runs:
         raise InputError(f"there are no predictions (preds_<task>.jsonl) below {output_dir}")
@@ -99,34 +147,45 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def table(chosen: list[benchmarks.Task], grades: Grades, records: dict[str, dict[str, Any]]) -> str:
+def table(
+    benchmark: Benchmark,
+    chosen: list[Task],
+    grades: GradesByRun,
+    records: dict[str, dict[str, Any]],
+) -> str:
     """The grades as an aligned Markdown table, with methods and what they kept from ``records``.
 
-    The averages are those of NACL's release: over its tasks of ∞Bench, with and without
-    Retrieve.KV, as far as they have predictions; the number of tasks stands in brackets.
+    The averages are the benchmark's own, over those of their tasks that have predictions; the
+    number of tasks stands in brackets.
     """
     columns = [["Run", "(examples)", *grades]]
-    if records:
-        methods = dict(zip(records, _labels([record["settings"] for record in records.values()])))
+    known = {run: record for run, record in records.items() if run in grades}
+    if known:
+        methods = dict(zip(known, _labels([record["settings"] for record in known.values()])))
         columns.append(["Method", "", *(methods.get(run, DASH) for run in grades)])
-        kept = (_kept(records[run], grades[run]) if run in records else DASH for run in grades)
+        kept = (_kept(known[run], grades[run]) if run in known else DASH for run in grades)
         columns.append(["Kept", "", *kept])
     for task in chosen:
         of_task = [of_run.get(task.name) for of_run in grades.values()]
-        counts = [str(n) for n in sorted({grade.examples for grade in of_task if grade})]
-        cells = [f"{grade.score:.4f}" if grade else DASH for grade in of_task]
-        columns.append([task.table_name, "/".join(counts) or DASH, *cells])
-    released = [task.name for task in chosen if task.name in benchmarks.RELEASE_TASKS]
-    averages = {}
-    if len(released) > 1:
-        averages["∞Bench average (tasks)"] = released
-        if KV in released:
-            averages["without KV (tasks)"] = [name for name in released if name != KV]
-    for title, names in averages.items():
-        columns.append([title, "", *(_average(of_run, names) for of_run in grades.values())])
-    left_out = [task.table_name for task in chosen if task.name not in released]
-    note = f"The average is over the tasks of NACL's release, so without {', '.join(left_out)}."
-    return _markdown(columns) + (f"\n{note}" if averages and left_out else "")
+        counts = [str(n) for n in sorted({len(found.scores) for found in of_task if found})]
+        cells = [_cell(benchmark, found) if found else DASH for found in of_task]
+        columns.append([task.title, "/".join(counts) or DASH, *cells])
+    names = [task.name for task in chosen]
+    averages: list[list[str]] = []
+    for title, members in benchmark.averages.items():
+        own = [name for name in names if name in members]
+        if own and own not in averages and (averages or len(own) > 1):
+            averages.append(own)
+            cells = (_average(benchmark, of_run, own) for of_run in grades.values())
+            columns.append([f"{title} (tasks)", "", *cells])
+    averaged = {name for own in averages for name in own}
+    left_out = [task.title for task in chosen if task.name not in averaged]
+    note = f"Averages are over tasks of {benchmark.title} itself, so without {', '.join(left_out)}."
+    return _markdown(columns) + (f"\n{note}" if averaged and left_out else "")
+
+
+def _cell(benchmark: Benchmark, grades: Grades) -> str:
+    return "/".join(benchmark.shown(figure) for figure in grades.figures.values())
 
 
 def _labels(settings: list[dict[str, Any]]) -> list[str]:
@@ -152,7 +211,7 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _kept(record: dict[str, Any], grades: dict[str, benchmarks.Grade]) -> str:
+def _kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
     """The share of the cache that was kept; of several tasks the least and the most."""
     of_tasks = [of_task for name, of_task in record["tasks"].items() if name in grades]
     shares = sorted(  # not there yet while a run goes on
@@ -161,9 +220,10 @@ def _kept(record: dict[str, Any], grades: dict[str, benchmarks.Grade]) -> str:
     return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
 
 
-def _average(grades: dict[str, benchmarks.Grade], names: Iterable[str]) -> str:
-    scores = [grades[name].score for name in names if name in grades]
-    return f"{sum(scores) / len(scores):.4f} ({len(scores)})" if scores else DASH
+def _average(benchmark: Benchmark, grades: dict[str, Grades], names: Iterable[str]) -> str:
+    """The mean over tasks; a task of several figures counts with their mean."""
+    scores = [mean(grades[name].figures.values()) for name in names if name in grades]
+    return f"{benchmark.shown(mean(scores))} ({len(scores)})" if scores else DASH
 
 
 def _markdown(columns: list[list[str]]) -> str:
@@ -178,12 +238,11 @@ def _markdown(columns: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in zip(*padded))
 
 
-def _tasks_of(directories: Iterable[Path]) -> list[benchmarks.Task]:
-    directories = list(directories)
+def _tasks_of(benchmark: Benchmark, runs: dict[str, Path]) -> list[Task]:
     return [
         task
-        for task in benchmarks.TASKS.values()
-        if any((directory / f"preds_{task.name}.jsonl").exists() for directory in directories)
+        for task in benchmark.tasks.values()
+        if any(_predictions(directory, task) for directory in runs.values())
     ]
 
 
@@ -193,12 +252,16 @@ def _fail(message: object) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    known = benchmarks.known()
     parser = argparse.ArgumentParser(
         description="Grade predictions and print a table of tasks and runs."
     )
     parser.add_argument(
+        "--benchmark", help="of runs without run.json, and of published files: " + ", ".join(known)
+    )
+    parser.add_argument(
         "--task",
-        help="all (the eleven of the release), or task names joined by commas; "
+        help="names of tasks and groups joined by commas; "
         "by default every task that has predictions",
     )
     parser.add_argument("--output_dir", type=Path, default=Path("../results"))

@@ -1,7 +1,8 @@
-"""Predict ∞Bench with a Llama model under KV-cache eviction.
+"""Predict a benchmark with a language model under KV-cache eviction.
 
     python eval_llama3.py --enable_nacl_evict --task all
     python eval_llama3.py --method nacl,laprox --keep_ratio 0.1,0.2 --task passkey
+    python eval_llama3.py --benchmark longbench --task hotpotqa,qasper --method snapkv
     python -m paddle.distributed.launch --nproc_per_node 2 --log_dir ../results/log \\
         eval_llama3.py …
     torchrun --nproc_per_node 2 eval_llama3.py --framework pytorch …
@@ -21,11 +22,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import benchmarks
+from benchmarks import Benchmark, Example, Task
+from benchmarks.examples import read_examples
 from evaluation import arguments
 from evaluation.launch import Processes
-from evaluation.predict import Predictor, Prompts
+from evaluation.predict import Predictor
 from evaluation.progress import Progress
+from evaluation.prompting import Prompting
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
@@ -50,10 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(args: Namespace) -> None:
     """Run every task under every policy asked for; what can be wrong is found out first."""
-    policies, wanted = arguments.policies(args), benchmarks.resolve(args.task)
+    benchmark = arguments.benchmark(args)
+    policies, wanted = arguments.policies(args), benchmark.resolve(args.task)
     processes = Processes()
     rank = processes.rank if processes.world > 1 else None
-    data = _check_data(args, wanted) if processes.rank == 0 else {}
+    data = _check_data(benchmark, args, wanted) if processes.rank == 0 else {}
 
     place, dtype = use_device(args.device, args.dtype, args.framework)
     if args.dtype == use_device(args.device, None, args.framework)[1]:
@@ -64,14 +68,23 @@ def evaluate(args: Namespace) -> None:
         for name, settings in arguments.runs(args, policies)
     ]
     checkpoint = read_checkpoint(args.model_path)
-    positions = checkpoint.config["max_position_embeddings"]
-    truncate = not args.no_truncation
-    prompts = Prompts(checkpoint.tokenizer, args.max_length, positions, truncate, args.compress)
+    if args.chat == "on" and checkpoint.chat is None:
+        raise InputError(f"--chat on: {args.model_path} has no chat template")
+    prompting = Prompting(
+        benchmark,
+        checkpoint.tokenizer,
+        None if args.chat == "off" else checkpoint.chat,
+        chat_everywhere=args.chat == "on",
+        max_length=args.max_length or checkpoint.config["max_position_embeddings"],
+        positions=checkpoint.config["max_position_embeddings"],
+        truncate=not args.no_truncation,
+        compress=args.compress,
+    )
     for task in wanted:
-        prompts.room(task)
-        if not truncate and processes.rank == 0:
-            for example in _examples(args, task):
-                prompts.tokens(task, example)
+        prompting.max_prompt_tokens(task)
+        if args.no_truncation and processes.rank == 0:
+            for example in _examples(benchmark, args, task):
+                prompting.tokens(task, example)
     if processes.rank == 0:
         for run in runs:
             run.open(data)
@@ -79,10 +92,13 @@ def evaluate(args: Namespace) -> None:
     loaded = load(checkpoint, dtype, args.device, args.framework)
     processes.begin()
     eos = set(loaded.eos_ids)
-    predictor = Predictor(loaded.decoder(), prompts, eos, args.decode_together)
+    predictor = Predictor(loaded.decoder(), prompting, eos, args.decode_together)
     predicted = 0
     for task in wanted:
-        predicted += _run_task(task, args, predictor, list(zip(runs, policies)), processes)
+        examples = _examples(benchmark, args, task)
+        predicted += _run_task(
+            task, examples, args, predictor, list(zip(runs, policies)), processes
+        )
     processes.end()
     if processes.rank == 0:
         if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
@@ -90,21 +106,21 @@ def evaluate(args: Namespace) -> None:
             runs[0].record["peak_device_bytes"] = backend(args.framework).peak_device_bytes()
         for run in runs:
             _finish(run, wanted, processes.world, loaded.device)
-        print(table(runs, wanted))
+        print(table(runs, benchmark, wanted))
         print(f"every run: python compute_scores.py --output_dir {args.output_dir}")
 
 
-def _examples(args: Namespace, task: benchmarks.Task) -> Iterator[benchmarks.Example]:
-    examples = benchmarks.iterate_examples(Path(args.data_dir) / task.file, task)
+def _examples(benchmark: Benchmark, args: Namespace, task: Task) -> Iterator[Example]:
+    examples = read_examples(benchmark, task, Path(args.data_dir))
     return islice(examples, args.start_idx, args.stop_idx)
 
 
-def _check_data(args: Namespace, wanted: list[benchmarks.Task]) -> dict[str, str]:
+def _check_data(benchmark: Benchmark, args: Namespace, wanted: list[Task]) -> dict[str, str]:
     """Read all that will be run once; the SHA-256 of each task's file."""
     found = {}
     for task in wanted:
-        path = Path(args.data_dir) / task.file
-        count = sum(1 for _ in benchmarks.iterate_examples(path, task))
+        path = benchmark.file(Path(args.data_dir), task)
+        count = sum(1 for _ in read_examples(benchmark, task, Path(args.data_dir)))
         if count <= args.start_idx:
             raise InputError(f"{path} has {count} examples, none from --start_idx {args.start_idx}")
         with open(path, "rb") as file:
@@ -116,7 +132,8 @@ def _check_data(args: Namespace, wanted: list[benchmarks.Task]) -> dict[str, str
 
 
 def _run_task(
-    task: benchmarks.Task,
+    task: Task,
+    examples: Iterator[Example],
     args: Namespace,
     predictor: Predictor,
     runs: list[tuple[Run, Policy]],
@@ -124,20 +141,21 @@ def _run_task(
 ) -> int:
     """Predict this process's share of one task; how many examples that were."""
     todo = [(run, policy, run.done(task.name)) for run, policy in runs]
-    pending = [e for e in _examples(args, task) if any(e.id not in done for *_, done in todo)]
+    pending = [e for e in examples if any(e.id not in done for *_, done in todo)]
     own = processes.share(pending, neighbours=args.compress == "context")
     share = f" (1 of {processes.world})" if processes.world > 1 else ""
-    progress = Progress(own, task.table_name + share, visible=processes.rank == 0)
+    progress = Progress(own, task.title + share, visible=processes.rank == 0)
     for example in progress:
         # A batch with fewer members may round otherwise, so those that are done take part again.
         members = [m for m in todo if args.decode_together or example.id not in m[2]]
         began = time.perf_counter()
         answers = predictor.predict(task, example, [policy for _, policy, _ in members])
-        label = benchmarks.label(task, example)
+        reference = task.reference(example.fields)
+        label = next(iter(reference.values()))
         for (run, _, done), (answer, stats) in zip(members, answers):
             if example.id in done:
                 continue
-            row = {"id": example.id, "prediction": answer, "ground_truth": label}
+            row = {"id": example.id, "prediction": answer, **reference}
             run.append(task.name, row, stats)
             if args.verbose:
                 progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
@@ -145,7 +163,7 @@ def _run_task(
     return len(own)
 
 
-def _finish(run: Run, wanted: list[benchmarks.Task], world: int, device: str) -> None:
+def _finish(run: Run, wanted: list[Task], world: int, device: str) -> None:
     """Merge what all processes wrote, and sum it up in run.json."""
     for task in wanted:
         run.merge(task.name)

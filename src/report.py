@@ -89,7 +89,9 @@ def keep(args: argparse.Namespace) -> Path:
     """Write what each layer and head keeps of one prompt; returns its page."""
     args.out.mkdir(parents=True, exist_ok=True)
     methods = [name.strip() for name in args.method.split(",")]
-    found = kept.capture(
+    from evaluation.capture import capture
+
+    found = capture(
         args.model_path,
         methods,
         args.keep_ratio,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
+from benchmarks import infinitebench
+from benchmarks.examples import read_file
 from benchmarks.synthetic import estimate_tokens, make_example
 from benchmarks.synthetic.generators import GENERATORS
 
@@ -32,10 +33,10 @@ def test_one_file_a_task_that_the_evaluation_reads(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [f"{tmp_path}/{task}.jsonl" for task in wanted]
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(wanted)
-    for task in map(benchmarks.TASKS.get, wanted):
-        examples = benchmarks.read_examples(tmp_path / task.file, task)
+    for task in map(infinitebench.TASKS.get, wanted):
+        examples = list(read_file(tmp_path / task.file, task))
         assert [example.id for example in examples] == [0, 1, 2]
-        assert all(600 < estimate_tokens(benchmarks.prompt(task, one)) <= 700 for one in examples)
+        assert all(600 < estimate_tokens(task.prompt(one.fields).text) <= 700 for one in examples)
 
 
 def test_example_i_is_the_same_however_many_are_asked_for(tmp_path):
@@ -100,11 +101,8 @@ def test_a_models_own_tokenizer_counts(tmp_path):
     backend.save(str(model / "tokenizer.json"))
     done = build(tmp_path, "--task", "passkey", "--length", 2000, "--model_path", model)
     assert (done.returncode, done.stderr) == (0, "")
-    task = benchmarks.TASKS["passkey"]
-    lengths = [
-        len(benchmarks.prompt(task, e))
-        for e in benchmarks.read_examples(tmp_path / task.file, task)
-    ]
+    task = infinitebench.TASKS["passkey"]
+    lengths = [len(task.prompt(e.fields).text) for e in list(read_file(tmp_path / task.file, task))]
     assert len(lengths) == 50
     assert all(2000 - len("There and back again.") <= length <= 2000 for length in lengths)
 

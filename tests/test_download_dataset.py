@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
+from benchmarks import infinitebench
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "download_dataset.sh"
 ROW = {"context": "x" * 200, "input": "What is the pass key?", "answer": "1"}
-PUBLISHED = [name for name, task in benchmarks.TASKS.items() if task.examples]
-WHOLE = (json.dumps(ROW) + "\n").encode() * benchmarks.TASKS["passkey"].examples
+PUBLISHED = [name for name, task in infinitebench.TASKS.items() if task.examples]
+WHOLE = (json.dumps(ROW) + "\n").encode() * infinitebench.TASKS["passkey"].examples
 
 
 class Server(ThreadingHTTPServer):

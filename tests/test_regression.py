@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-import benchmarks
+from benchmarks import infinitebench
 from benchmarks.synthetic import make_example
+from evaluation import prompting
 from kvevict import backends
 from kvevict.engine import decode_together, prefill
 from kvevict.engine.session import Session
@@ -95,9 +96,8 @@ def measure(methods: list[str]) -> dict[str, Figures]:
         excess = [s.cache.entries - heads * budget for s, budget in zip(sessions, budgets)]
         log_probs = [log_prob(session.fork(), answer) for session in sessions]
         decoded = decode_together(sessions, len(answer), set(loaded.eos_ids))
-        scores = [
-            benchmarks.score(benchmarks.TASKS[name], tokenizer.decode(d), label) for d in decoded
-        ]
+        task, reference = infinitebench.TASKS[name], {"ground_truth": label}
+        scores = [task.score(tokenizer.decode(ids), reference) for ids in decoded]
         rows.append(list(zip(log_probs, kept, scores, excess)))
     means = np.mean(rows, axis=0)
     return {method: Figures(*map(float, mean)) for method, mean in zip(methods, means)}
@@ -113,11 +113,8 @@ def make_prompt(name: str, index: int, depth: float, tokenizer) -> tuple[str, st
         depth=depth,
         count_tokens=lambda text: len(tokenizer.encode(text)),
     )
-    example = benchmarks.Example(index, fields)
-    task = benchmarks.TASKS[name]
-    return benchmarks.normalise(benchmarks.prompt(task, example)), str(
-        benchmarks.label(task, example)
-    )
+    prompt = infinitebench.TASKS[name].prompt(fields)
+    return prompting.normalise(prompt.text), str(fields["answer"])
 
 
 def share_kept(session: Session, where: list[int]) -> float:

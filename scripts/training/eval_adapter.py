@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 from torch_llama import Llama, check_directories, generate, load
 from train_retrieval_adapter import END_OF_TURN, MIXTURE, SELF_TALK, encode, read_tokenizer
 
-from benchmarks import TASKS, Example, label, prompt, resolve, score
+import benchmarks
+from benchmarks.infinitebench import TASKS
 from benchmarks.synthetic import make_example
 from kvevict.errors import InputError
 
@@ -68,8 +69,8 @@ def build(job: tuple[str, int, int], base: Path, seed: int) -> tuple[list[int], 
         count_tokens=lambda text: len(encode(tokenizer, text)),
         **MIXTURE[name][2],
     )
-    example = Example(index, fields)
-    return encode(tokenizer, prompt(TASKS[name], example)), label(TASKS[name], example)
+    task = TASKS[name]
+    return encode(tokenizer, task.prompt(fields).text), task.reference(fields)
 
 
 def batched(rows: Iterator, size: int) -> Iterator[list]:
@@ -98,7 +99,7 @@ def evaluate(model: Llama, args: argparse.Namespace) -> dict[str, dict[str, floa
                     prompts, labels = zip(*batch)
                     replies = generate(model, list(prompts), task.max_new_tokens, stop)
                     for reply, wanted in zip(replies, labels):
-                        scores.append(score(task, tokenizer.decode(reply), wanted))
+                        scores.append(task.score(tokenizer.decode(reply), wanted))
                 found[task.name][str(length)] = sum(scores) / len(scores)
     return found
 
@@ -142,7 +143,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file for scores and replies")
     args = parser.parse_args()
     check_directories(args.base, args.adapter)
-    args.tasks = resolve(args.tasks)
+    args.tasks = benchmarks.get().resolve(args.tasks)
     unknown = [task.name for task in args.tasks if task.name not in MIXTURE]
     if unknown:
         raise InputError(f"--tasks: {unknown[0]} is not one of {', '.join(MIXTURE)}")

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch_llama import Llama, check_directories, generate, load, save_adapter
 
-from benchmarks import TASKS, Example, prompt
+from benchmarks.infinitebench import TASKS
 from benchmarks.synthetic import make_example
 from kvevict.errors import InputError
 
@@ -113,7 +113,7 @@ class Batches(Dataset):
             count_tokens=lambda text: len(encode(tokenizer, text)),
             **options,
         )
-        text = prompt(TASKS[name], Example(0, fields))
+        text = TASKS[name].prompt(fields).text
         space = "" if text.endswith(" ") else " "
         return encode(tokenizer, text), encode(tokenizer, f"{space}{fields['answer']}{END_OF_TURN}")
 

@@ -1,18 +1,21 @@
-"""For scripts/download_dataset.sh: which files ∞Bench publishes, and whether one is whole.
+"""For scripts/download_dataset.sh: which files a benchmark publishes, and whether one is whole.
 
-python -m benchmarks list SPEC           the published tasks that --task SPEC names
+python -m benchmarks list SPEC           the published tasks of ∞Bench that --task SPEC names
 python -m benchmarks check FILE TASK     status 0 if FILE is the whole published file of TASK
 """
 
 import sys
+from pathlib import Path
 
-from benchmarks.grading import check_published
-from benchmarks.infinitebench import TASKS, resolve
+import benchmarks
+from benchmarks.examples import check_published
 from kvevict.errors import InputError
 
 
 def _list(spec: str) -> None:
-    for task in resolve(spec, [name for name, task in TASKS.items() if task.examples]):
+    benchmark = benchmarks.get()
+    published = [name for name, task in benchmark.tasks.items() if task.examples]
+    for task in benchmark.resolve(spec, published):
         if not task.examples:
             raise InputError(
                 f"task {task.name} is built by data/construct_synthetic_dataset.py, not downloaded"
@@ -21,7 +24,7 @@ def _list(spec: str) -> None:
 
 
 def _check(path: str, name: str) -> None:
-    check_published(path, TASKS[name])
+    check_published(Path(path), benchmarks.get().tasks[name])
 
 
 if __name__ == "__main__":

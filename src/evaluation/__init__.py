@@ -1,1 +1,1 @@
-"""Running ∞Bench: settings, processes, and results on disk that survive being killed."""
+"""Running a benchmark: settings, processes, and results on disk that survive being killed."""

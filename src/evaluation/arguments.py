@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+import benchmarks
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, LaProx, Policy, build, describe
@@ -54,10 +55,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         InputError: an unknown flag, or a value that it cannot have.
     """
     p = _Parser(
-        description="Predict ∞Bench with a Llama model whose KV cache is evicted.",
+        description="Predict a benchmark with a language model whose KV cache is evicted.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
+    p.add_argument("--benchmark", default=benchmarks.DEFAULT, help=", ".join(benchmarks.known()))
     p.add_argument("--task", default="all", help="all, or names separated by commas")
     p.add_argument("--data_dir", default="../data", help="where <task>.jsonl lie")
     p.add_argument("--output_dir", default="../results", help="where run directories go")
@@ -77,7 +79,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument(
         "--dtype", choices=DTYPES, help="by default float32 on a CPU, bfloat16 on a GPU that has it"
     )
-    p.add_argument("--max_length", type=int, default=127 * 1024, help="longest prompt in tokens")
+    p.add_argument(
+        "--max_length",
+        type=int,
+        help="longest prompt in tokens, by default the benchmark's rule or the model's positions",
+    )
+    p.add_argument(
+        "--chat",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="put prompts into the model's chat template: as the benchmark has it, all, or none",
+    )
     p.add_argument(
         "--no_truncation", action="store_true", help="refuse longer prompts instead of cutting them"
     )
@@ -112,9 +124,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.start_idx < 0 or (args.stop_idx is not None and args.stop_idx <= args.start_idx):
         raise InputError("--start_idx and --stop_idx must name a range of examples")
-    if args.max_length < 1:
+    if args.max_length is None:
+        args.max_length = benchmark(args).max_length
+    elif args.max_length < 1:
         raise InputError(f"--max_length must be positive, not {args.max_length}")
     return args
+
+
+def benchmark(args: argparse.Namespace) -> benchmarks.Benchmark:
+    """The benchmark that is asked for.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    return benchmarks.get(args.benchmark)
 
 
 def policies(args: argparse.Namespace) -> list[Policy]:
@@ -163,6 +186,10 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
             "compress": args.compress,
             "policy": describe(policy),
         }
+        if args.benchmark != benchmarks.DEFAULT:
+            settings["benchmark"] = args.benchmark
+        if args.chat != "auto":
+            settings["chat"] = args.chat
         if args.framework != "paddle":
             settings["framework"] = args.framework
         if args.decode_together:

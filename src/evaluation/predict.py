@@ -1,80 +1,17 @@
-"""From examples to tokens, and from tokens to answers under several policies at once."""
+"""From a prompt to its answers under several policies at once."""
 
 from __future__ import annotations
 
 import time
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
-import benchmarks
+from benchmarks import Example, Task
+from evaluation.prompting import Prompting, PromptTokens
 from kvevict.engine import decode_together, prefill
 from kvevict.engine.session import Decoder, Session
-from kvevict.errors import InputError
 from kvevict.methods import Policy
-from kvevict.models.tokenizer import Tokenizer
 from kvevict.ops import Tensor
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The tokens that an example becomes.
-
-    Attributes:
-        tokenizer: of the model.
-        max_length: tokens of a prompt.
-        positions: of the model, prompt and answer together.
-        truncate: cut longer prompts in the middle; otherwise refuse them.
-        compress: ``prompt`` evicts from the whole prompt, question included; ``context`` from the
-            context alone, before the question is known.
-    """
-
-    tokenizer: Tokenizer
-    max_length: int
-    positions: int
-    truncate: bool
-    compress: str
-
-    def room(self, task: benchmarks.Task) -> int:
-        """The most tokens that a prompt of ``task`` may have.
-
-        Raises:
-            InputError: the answer alone takes all positions.
-        """
-        room = min(self.max_length, self.positions - task.max_new_tokens)
-        if room < 1:
-            raise InputError(
-                f"{task.name} asks for {task.max_new_tokens} new tokens, which leave no room for "
-                f"a prompt in the model's {self.positions} positions"
-            )
-        return room
-
-    def tokens(
-        self, task: benchmarks.Task, example: benchmarks.Example
-    ) -> tuple[list[int], list[int], int]:
-        """What is prefilled and evicted, the question that follows, and the tokens of both uncut.
-
-        Of context and question, one may be empty.
-
-        Raises:
-            InputError: too long with truncation off, or a question without room for a context.
-        """
-        if self.compress == "context":
-            text, question = benchmarks.split_prompt(task, example)
-        else:
-            text, question = benchmarks.prompt(task, example), ""
-        begin = len(self.tokenizer.encode(""))  # such as <|begin_of_text|>: once is enough
-        after = self.tokenizer.encode(benchmarks.normalise(question))[begin:]
-        ids = self.tokenizer.encode(benchmarks.normalise(text))
-        where, room = f"{task.name}, example {example.id}", self.room(task)
-        uncut = len(ids) + len(after)
-        if len(after) >= room:
-            raise InputError(f"{where}: the question alone has {len(after)} tokens, of {room}")
-        if uncut > room and not self.truncate:
-            raise InputError(
-                f"{where}: the prompt has {uncut} tokens where {room} fit, and truncation is off"
-            )
-        return benchmarks.truncate(ids, room - len(after)), after, uncut
 
 
 class Predictor:
@@ -86,49 +23,45 @@ class Predictor:
     """
 
     def __init__(
-        self, decoder: Decoder, prompts: Prompts, eos: set[int], together: bool = False
+        self, decoder: Decoder, prompting: Prompting, eos: set[int], together: bool = False
     ) -> None:
-        self.decoder, self.prompts, self.eos, self.together = decoder, prompts, eos, together
+        self.decoder, self.prompting, self.eos, self.together = decoder, prompting, eos, together
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(
-        self, task: benchmarks.Task, example: benchmarks.Example, policies: list[Policy]
+        self, task: Task, example: Example, policies: list[Policy]
     ) -> list[tuple[str, dict[str, Any]]]:
         """The answer and its statistics for each policy.
 
         Raises:
-            InputError: as :meth:`Prompts.tokens`.
+            InputError: as :meth:`Prompting.tokens`.
             FloatingPointError: the model's numbers are not finite.
         """
-        ids, question, uncut = self.prompts.tokens(task, example)
+        tokens = self.prompting.tokens(task, example)
         began = time.perf_counter()
-        if self.prompts.compress == "context":
-            sessions = self._after(ids, policies)
+        if self.prompting.compress == "context":
+            sessions = self._after(tokens.compressed, policies)
         else:
-            sessions = prefill(self.decoder, ids, policies, example.id)
+            sessions = prefill(self.decoder, tokens.compressed, policies, example.id)
         _wait(sessions[0].logits, f"{task.name}, example {example.id}")
         shared = time.perf_counter() - began
         common = {
             "id": example.id,
-            "prompt_tokens": len(ids) + len(question),
-            "uncut_tokens": uncut,
+            "prompt_tokens": tokens.total,
+            "uncut_tokens": tokens.uncut,
             "policies": len(policies),
-            "full_cache_bytes": self._full_bytes(sessions[0], len(ids)),
+            "full_cache_bytes": self._full_bytes(sessions[0], len(tokens.compressed)),
             "prefill_seconds": shared,
         }
         results = []
         while sessions:  # one by one, each is freed before the next grows
             count = len(sessions) if self.together else 1
             batch, sessions = sessions[:count], sessions[count:]
-            results += self._answer(task, batch, question, common)
+            results += self._answer(task, batch, tokens, common)
         return results
 
     def _answer(
-        self,
-        task: benchmarks.Task,
-        sessions: list[Session],
-        question: list[int],
-        common: dict[str, Any],
+        self, task: Task, sessions: list[Session], tokens: PromptTokens, common: dict[str, Any]
     ) -> list[tuple[str, dict[str, Any]]]:
         """Decode ``sessions`` as one batch; the answer and its statistics for each."""
         rows = []
@@ -140,8 +73,8 @@ class Predictor:
                 "decoded_together": len(sessions),
             }
             began = time.perf_counter()
-            if question:
-                _wait(session.extend(question), f"{task.name}, example {common['id']}")
+            if tokens.after:
+                _wait(session.extend(tokens.after), f"{task.name}, example {common['id']}")
             spent = common["prefill_seconds"] + time.perf_counter() - began
             rows.append({**row, "prefill_seconds": round(spent, 4)})
         began = time.perf_counter()
@@ -153,7 +86,8 @@ class Predictor:
                 decode_steps=min(len(answer), task.max_new_tokens - 1),
                 decode_seconds=round(share, 4),
             )
-        return [(self.prompts.tokenizer.decode(answer), row) for row, answer in zip(rows, answers)]
+        decode = self.prompting.tokenizer.decode
+        return [(decode(answer), row) for row, answer in zip(rows, answers)]
 
     def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
         """Sessions that have read a context and nothing else."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-import benchmarks
+from benchmarks import Benchmark, Task
+from benchmarks.grading import grade
 from evaluation.progress import MIB
 from evaluation.runs import Run
 from kvevict.errors import InputError
@@ -38,11 +39,11 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(runs: list[Run], wanted: list[benchmarks.Task]) -> str:
+def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
     """The runs of each task below one another, by means over their examples."""
     lines, shared, whole, cut = [], False, [], []
     for task in wanted:
-        lines += [task.table_name, HEAD]
+        lines += [task.title, HEAD]
         above = None
         for run in runs:
             row = run.record["tasks"][task.name]
@@ -57,14 +58,14 @@ def table(runs: list[Run], wanted: list[benchmarks.Task]) -> str:
             lines.append(
                 f"{row['examples']:>10}{row['prompt_tokens'] / row['examples']:>9.0f}"
                 f"{prefill:>12}{decoding:>9}"
-                f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}{_score(run, task):>8}"
+                f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}{_score(run, benchmark, task):>8}"
                 f"  {run.path.name}"
             )
             policy = run.settings["policy"]
             if policy["keep_ratio"] < 1 and kept > 1.1 * policy["keep_ratio"]:
                 whole.append(policy["min_eviction_seqlen"])
             if row.get("cut_prompts"):
-                some = f"{row['cut_prompts']} of {row['examples']} of {task.table_name}"
+                some = f"{row['cut_prompts']} of {row['examples']} of {task.title}"
                 cut.append(f"{some} to {row['cut_to_tokens']} tokens")
     if shared:
         lines.append("* one prefill served several settings")
@@ -77,8 +78,9 @@ def table(runs: list[Run], wanted: list[benchmarks.Task]) -> str:
     return "\n".join(lines)
 
 
-def _score(run: Run, task: benchmarks.Task) -> str:
+def _score(run: Run, benchmark: Benchmark, task: Task) -> str:
     try:
-        return f"{benchmarks.grade(run.predictions(task.name), task, run.path.name).score:.4f}"
+        figures = grade(run.predictions(task.name), benchmark, task, run.path.name).figures
+        return "/".join(benchmark.shown(figure) for figure in figures.values())
     except InputError:  # a label that cannot be read; compute_scores.py says where it stands
         return "–"

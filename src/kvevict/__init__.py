@@ -8,10 +8,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .backends import load, of_model
-from .engine import Session, decode, prefill
 from .errors import InputError
 from .methods import (
     H2O,
@@ -32,6 +31,10 @@ from .methods import (
     StreamingLLM,
     build,
 )
+
+if TYPE_CHECKING:
+    from .backends import load
+    from .engine import Session, decode, prefill
 
 __version__ = "0.1.0"
 __all__ = [
@@ -61,6 +64,15 @@ __all__ = [
 ]
 
 
+LATE = {"decode": "engine", "load": "backends", "prefill": "engine"}  # they bring NumPy
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATE:
+        return getattr(import_module(f".{LATE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManager[list[Session]]:
     """Within this context the model's own ``generate`` keeps only what ``policy`` keeps.
 
@@ -83,6 +95,8 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
         InputError: a model of another kind; within the context several prompts in a batch, beams,
             padding, or more tokens than the model has positions.
     """
+    from .backends import of_model
+
     own = of_model(model)
     if own is None:
         raise InputError(

@@ -70,7 +70,7 @@ def _figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
 def score_figure(cells: list[Cell]) -> Figure:
     """A panel for each task and their mean; the full cache is the dashed line."""
     panels = [
-        (benchmarks.TASKS[name].table_name, _curves([c for c in cells if c.task == name]))
+        (benchmarks.tasks()[name].title, _curves([c for c in cells if c.task == name]))
         for name in task_names(cells)
     ]
     if len(panels) > 1:

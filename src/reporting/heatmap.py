@@ -22,7 +22,7 @@ def heat_maps(group: Group) -> Iterator[tuple[str, str, Figure]]:
     for name in task_names(list(group.cells)):
         cells = [cell for cell in group.cells if cell.task == name and cell.points]
         if len({cell.length for cell in cells}) > 1:
-            title = benchmarks.TASKS[name].table_name
+            title = benchmarks.tasks()[name].title
             caption = f"{title}: score by depth of the answer (down) and prompt length (across)"
             yield f"depth-{name}", caption, heat_map(cells)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
-import benchmarks
 from kvevict.errors import InputError
 from reporting.load import Result, answer_spans
 
@@ -83,73 +81,6 @@ def load(path: Path) -> Kept:
         raise InputError(f"{path} is not what `report.py kept` writes") from None
 
 
-def capture(
-    model_path: str,
-    methods: Sequence[str],
-    keep_ratio: float,
-    task_name: str,
-    example_id: int,
-    data_dir: Path,
-    device: str | None = None,
-    framework: str = "paddle",
-) -> Kept:
-    """Prefill one example once, under every method.
-
-    Prompts are evicted from however short they are, and not cut.
-
-    Raises:
-        InputError: no such method, task, example, model or framework, or a prompt beyond the
-            model's positions.
-    """
-    from kvevict.methods import build
-
-    if "full" in methods:
-        raise InputError("kept draws methods that evict; full keeps everything")
-    policies = [build(name, keep_ratio=keep_ratio, min_eviction_seqlen=0) for name in methods]
-    task, *others = benchmarks.resolve(task_name)
-    if others:
-        raise InputError(f"--task takes one task, not {task_name}")
-    examples = benchmarks.read_examples(data_dir / task.file, task)
-    if not 0 <= example_id < len(examples):
-        raise InputError(f"--example {example_id}: {task.file} has 0 to {len(examples) - 1}")
-    example = examples[example_id]
-
-    from kvevict import load, prefill
-
-    loaded = load(model_path, device=device, framework=framework)
-
-    ids = loaded.tokenizer.encode(benchmarks.normalise(benchmarks.prompt(task, example)))
-    sessions = prefill(loaded.decoder(), ids, policies, example.id, record=True)
-    tokens = token_texts(loaded.tokenizer.decode, ids)
-    return Kept(
-        loaded.name,
-        task.name,
-        example.id,
-        keep_ratio,
-        tokens,
-        answer_tokens(tokens, benchmarks.label(task, example)),
-        {name: _mask(session.cache, len(ids)) for name, session in zip(methods, sessions)},
-    )
-
-
-def token_texts(decode: Callable[[list[int]], str], ids: list[int]) -> list[str]:
-    """The text that each token adds; a character cut in pieces comes with the last of them.
-
-    Each token is decoded behind the one before, since some tokenizers drop a leading space.
-    """
-    texts: list[str] = []
-    start = 0
-    for end in range(1, len(ids) + 1):
-        before = decode(ids[max(0, start - 1) : start])
-        text = decode(ids[max(0, start - 1) : end])[len(before) :]
-        if text.endswith("\ufffd") and end - start < 4 and end < len(ids):
-            texts.append("")  # UTF-8 has at most four bytes a character: wait for the rest
-        else:
-            texts.append(text)
-            start = end
-    return texts
-
-
 def answer_tokens(tokens: list[str], label: Any) -> list[int]:
     """Indices of the tokens that overlap with an occurrence of the answer."""
     spans = answer_spans("".join(tokens), label)
@@ -159,12 +90,3 @@ def answer_tokens(tokens: list[str], label: Any) -> list[int]:
             marked.append(index)
         at += len(text)
     return marked
-
-
-def _mask(cache: Any, tokens: int) -> np.ndarray:
-    mask = np.zeros((len(cache.layers), len(cache.layers[0].lengths), tokens), dtype=bool)
-    for of_layer, layer in zip(mask, cache.layers):
-        ends = np.cumsum(layer.lengths)[:-1]
-        for of_head, positions in zip(of_layer, np.split(layer.positions.cpu().numpy(), ends)):
-            of_head[positions] = True
-    return mask

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import re
+import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from statistics import mean
 from typing import Any
 
 import benchmarks
-from benchmarks.grading import parse_json_line
+from benchmarks import Example, Task
+from benchmarks.examples import parse_json_line, read_file
+from benchmarks.grading import grade
 from kvevict.errors import InputError
 
 GZIP = b"\x1f\x8b"
@@ -24,13 +27,14 @@ MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
 
 @dataclass(frozen=True)
 class Result:
-    """One task of one run: the examples that have both a prediction and its statistics.
+    """One task of one run.
 
     Attributes:
         settings: what determined the predictions, as in run.json but for the model's path.
         task: its name.
         data: SHA-256 of the file that the examples came from.
-        ids, scores, prompt_tokens: of each example; scores from 0 to 1.
+        ids, scores, prompt_tokens: of each example; scores from 0 to 1; tokens None where their
+            number is lost.
         depths: where in its context each example's answer stands, 0 to 1; None where it does not
             stand there, and altogether where the data were not at hand.
         cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
@@ -42,13 +46,18 @@ class Result:
     data: str
     ids: list[int]
     scores: list[float]
-    prompt_tokens: list[int]
+    prompt_tokens: list[int | None]
     depths: list[float | None] | None
     cache_bytes: float
     full_cache_bytes: float
     prefill_seconds: float
     prefill_shared_by: int
     ms_per_token: float
+
+    @property
+    def known_tokens(self) -> list[int]:
+        """Prompt lengths of the examples that have statistics."""
+        return [tokens for tokens in self.prompt_tokens if tokens is not None]
 
 
 def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
@@ -68,7 +77,7 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
     if not records:
         raise InputError(f"there are no runs (run.json) below {output_dir}")
     depths = _Depths(data_dir)
-    results = [result for record in records for result in _read_run(record, depths)]
+    results = [result for record in records for result in _read_run(record, output_dir, depths)]
     if not results:
         raise InputError(f"the runs below {output_dir} have no predictions yet")
     parts: dict[str, list[Result]] = defaultdict(list)
@@ -94,7 +103,7 @@ def read_scores(path: Path) -> list[Result]:
     for number, row, _ in _lines(path):
         if (
             set(row) != {field.name for field in fields(Result)}
-            or row["task"] not in benchmarks.TASKS
+            or row["task"] not in benchmarks.tasks()
         ):
             raise InputError(f"{path}, line {number}: not a line of the scores of a report")
         results.append(Result(**row))
@@ -103,7 +112,7 @@ def read_scores(path: Path) -> list[Result]:
     return results
 
 
-def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
+def _read_run(record: Path, output_dir: Path, depths: _Depths) -> Iterator[Result]:
     try:
         run = json.loads(record.read_text("utf-8"))
         settings = run["settings"]
@@ -116,33 +125,35 @@ def _read_run(record: Path, depths: _Depths) -> Iterator[Result]:
         raise InputError(f"cannot read {record}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{record} is not the record of a run") from None
-    for name in benchmarks.TASKS:
-        file = record.parent / f"preds_{name}.jsonl"
-        if name in data and file.exists():
-            result = _read_task(settings, benchmarks.TASKS[name], data[name], file, depths)
+    benchmark = benchmarks.get(settings.get("benchmark", benchmarks.DEFAULT))
+    name = record.parent.relative_to(output_dir).as_posix()
+    for task in benchmark.tasks.values():
+        file = record.parent / f"preds_{task.name}.jsonl"
+        if task.name in data and file.exists():
+            grades = grade(file, benchmark, task, name)
+            scores = dict(zip(grades.ids, grades.scores))
+            result = _result(settings, task, data[task.name], file, scores, depths)
             if result:
                 yield result
 
 
-def _read_task(
-    settings: dict[str, Any], task: benchmarks.Task, data: str, file: Path, depths: _Depths
+def _result(
+    settings: dict[str, Any],
+    task: Task,
+    data: str,
+    file: Path,
+    scores: dict[int, float],
+    depths: _Depths,
 ) -> Result | None:
-    scores = {}
-    for number, row, where in _lines(file):
-        try:
-            text, label = row["prediction"], row["ground_truth"]
-            scores[row["id"]] = benchmarks.score(task, text, label)
-        except (KeyError, TypeError, AttributeError):
-            raise InputError(f"{where}: not a prediction of eval_llama3.py") from None
-        except InputError as error:
-            raise InputError(f"{file}, line {number}: {error}") from None
+    """A task of a run; None where none of its examples has statistics."""
     file = file.with_name(f"stats_{task.name}.jsonl")
     try:
         stats = {row["id"]: row for _, row, _ in _lines(file)}
-        done = sorted(scores.keys() & stats.keys())
-        if not done:
+        done = sorted(scores)
+        rows = [stats[i] for i in done if i in stats]  # one may be lost with the machine
+        if not rows:
+            print(f"note: {file} has no statistics, and is left out", file=sys.stderr)
             return None
-        rows = [stats[i] for i in done]
         steps = sum(row["decode_steps"] for row in rows)
         of_example = depths.of(task, data)
         return Result(
@@ -151,7 +162,7 @@ def _read_task(
             data,
             ids=done,
             scores=[_short(scores[i]) for i in done],
-            prompt_tokens=[row["prompt_tokens"] for row in rows],
+            prompt_tokens=[stats[i]["prompt_tokens"] if i in stats else None for i in done],
             depths=[of_example.get(i) for i in done] if of_example else None,
             cache_bytes=mean(row["cache_bytes"] for row in rows),
             full_cache_bytes=mean(row["full_cache_bytes"] for row in rows),
@@ -202,22 +213,22 @@ class _Depths:
         if data_dir and not data_dir.is_dir():
             raise InputError(f"there is no data directory {data_dir}")
         files = sorted(data_dir.rglob("*.jsonl")) if data_dir else []
-        known = [path for path in files if path.stem in benchmarks.TASKS]
+        known = [path for path in files if path.stem in benchmarks.tasks()]
         self._files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in known}
         self._found: dict[str, dict[int, float | None]] = {}
 
-    def of(self, task: benchmarks.Task, data: str) -> dict[int, float | None]:
+    def of(self, task: Task, data: str) -> dict[int, float | None]:
         """The depths by example of one file; empty where it is not at hand."""
         if data in self._files and data not in self._found:
-            examples = benchmarks.read_examples(self._files[data], task)
+            examples = read_file(self._files[data], task)
             self._found[data] = {e.id: depth(task, e) for e in examples}
         return self._found.get(data, {})
 
 
-def depth(task: benchmarks.Task, example: benchmarks.Example) -> float | None:
+def depth(task: Task, example: Example) -> float | None:
     """Where in its context the answer first stands: 0 at the start, towards 1 at the end."""
     context = example.fields["context"]
-    found = answer_spans(context, benchmarks.label(task, example))
+    found = answer_spans(context, task.reference(example.fields).get("ground_truth", ""))
     return round(found[0][0] / len(context), 4) if found else None
 
 

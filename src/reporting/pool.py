@@ -125,7 +125,7 @@ def _lengths(results: list[Result]) -> dict[tuple[str, str], str]:
     """What to call the length of each task's data; nothing where no task has several."""
     tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
     for result in results:
-        tokens[result.task, result.data] += result.prompt_tokens
+        tokens[result.task, result.data] += result.known_tokens
     names = {key: length_name(median(counts)) for key, counts in tokens.items()}
     of_task: dict[str, set[str]] = defaultdict(set)
     for (task, _), name in names.items():
@@ -152,7 +152,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         ratio,
         task,
         length,
-        tokens=median(tokens for result in results for tokens in result.prompt_tokens),
+        tokens=median(tokens for result in results for tokens in result.known_tokens),
         score=estimate(list(means.values()), [i for _, i in means]),
         examples=len(means),
         seeds=len({result.settings["policy"].get("seed") for result in results}),
@@ -183,7 +183,7 @@ def plain(cells: Sequence[Cell]) -> list[Cell]:
 def task_names(cells: Sequence[Cell]) -> list[str]:
     """The tasks of ``cells`` in the benchmark's order."""
     present = {cell.task for cell in cells}
-    return [name for name in benchmarks.TASKS if name in present]
+    return [name for name in benchmarks.tasks() if name in present]
 
 
 def settings_of(cells: Sequence[Cell]) -> list[tuple[str, float]]:

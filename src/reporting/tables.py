@@ -57,7 +57,7 @@ def score_table(cells: list[Cell], length: str = "") -> Table:
     """Methods and keep ratios down, tasks and their mean across."""
     names = task_names(cells)
     by_key = {(cell.method, cell.keep_ratio, cell.task): cell for cell in cells}
-    header = ["Method", "Kept", *(benchmarks.TASKS[name].table_name for name in names)]
+    header = ["Method", "Kept", *(benchmarks.tasks()[name].title for name in names)]
     rows = []
     for method, ratio in settings_of(cells):
         own = [by_key.get((method, ratio, name)) for name in names]
@@ -111,7 +111,7 @@ def _notes(cells: list[Cell]) -> list[str]:
         counts = sorted({cell.examples for cell in cells if cell.task == name})
         if len(counts) > 1:
             notes.append(
-                f"{benchmarks.TASKS[name].table_name}: the rows are of {counts[0]} to {counts[-1]} "
+                f"{benchmarks.tasks()[name].title}: the rows are of {counts[0]} to {counts[-1]} "
                 "examples, so they do not compare exactly."
             )
     if any(_left_whole(cell) for cell in cells):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import benchmarks
+from benchmarks import infinitebench
+from benchmarks.examples import read_file
 from benchmarks.synthetic import estimate_tokens, haystack, make_example
 from benchmarks.synthetic.draw import place
 from benchmarks.synthetic.generators import GENERATORS, MATH_FIND_KINDS
@@ -35,7 +36,7 @@ splits = st.sampled_from(haystack.SPLITS)
 
 
 def prompt_of(task: str, row: dict) -> str:
-    return benchmarks.prompt(benchmarks.TASKS[task], benchmarks.Example(0, row))
+    return infinitebench.TASKS[task].prompt(row).text
 
 
 @pytest.mark.parametrize("task", GENERATORS)
@@ -68,10 +69,10 @@ def test_rows_are_valid_examples_whose_answer_scores_one(tmp_path_factory, task,
     assert list(row) == ["id", "context", "input", "answer", "options"]
     path = tmp_path_factory.mktemp("rows") / "x.jsonl"
     path.write_text(json.dumps(row) + "\n", "utf-8")
-    (example,) = benchmarks.read_examples(path, benchmarks.TASKS[task])
-    label = benchmarks.label(benchmarks.TASKS[task], example)
-    assert benchmarks.score(benchmarks.TASKS[task], f" {label}", label) == 1
-    assert benchmarks.score(benchmarks.TASKS[task], " 123456789q", label) == 0
+    (example,) = list(read_file(path, infinitebench.TASKS[task]))
+    label = infinitebench.TASKS[task].reference(example.fields)["ground_truth"]
+    assert infinitebench.TASKS[task].score(f" {label}", {"ground_truth": label}) == 1
+    assert infinitebench.TASKS[task].score(" 123456789q", {"ground_truth": label}) == 0
 
 
 @settings(deadline=None, max_examples=50)

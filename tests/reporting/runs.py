@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-import benchmarks
+from benchmarks import infinitebench
+from benchmarks.examples import read_file
 from evaluation.runs import Run
 from kvevict.methods import build, describe
 
@@ -45,8 +46,9 @@ def write_run(
     run.open({task: hashlib.sha256(content).hexdigest()})
     labels = [f"{10_000 + i}" for i in range(len(correct))]
     if file:
-        examples = benchmarks.read_examples(file, benchmarks.TASKS[task])
-        labels = [benchmarks.label(benchmarks.TASKS[task], example) for example in examples]
+        reference = infinitebench.TASKS[task].reference
+        examples = list(read_file(file, infinitebench.TASKS[task]))
+        labels = [reference(example.fields)["ground_truth"] for example in examples]
     kept = 1.0 if method == "full" else policy.keep_ratio
     for i, right in enumerate(correct):
         answer = f" {labels[i]}" if right else " nothing"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from evaluation import capture
 from reporting import kept, load
 from reporting.kept_figure import kept_figure
 from tests.reporting.runs import write_data, write_run
@@ -72,7 +73,7 @@ BYTES = "Ünïcödé → 漢字 🙂🙂 <b>ok</b>\n\nשלום".encode()
 
 
 def test_characters_cut_into_tokens_come_whole():
-    texts = kept.token_texts(lambda ids: bytes(ids).decode(errors="replace"), list(BYTES))
+    texts = capture.token_texts(lambda ids: bytes(ids).decode(errors="replace"), list(BYTES))
     assert len(texts) == len(BYTES)
     assert "".join(texts) == BYTES.decode()
     assert "🙂" in texts and texts[texts.index("🙂") - 1] == ""
@@ -81,7 +82,7 @@ def test_characters_cut_into_tokens_come_whole():
 @given(st.binary(min_size=1, max_size=60))
 def test_bytes_that_are_no_text_lose_nothing_around_them(junk):
     data = b"start " + junk + b" end of it"
-    texts = kept.token_texts(lambda ids: bytes(ids).decode(errors="replace"), list(data))
+    texts = capture.token_texts(lambda ids: bytes(ids).decode(errors="replace"), list(data))
     assert len(texts) == len(data)
     assert "".join(texts).endswith("end of it")
 
@@ -92,7 +93,7 @@ def test_the_texts_of_the_builtin_tokenizer_join_to_the_prompt(builtin_dir):
     tokenizer = load_tokenizer("smollm2-135m-instruct")
     text = BYTES.decode() + " The pass key is 68509."
     ids = tokenizer.encode(text)
-    assert "".join(kept.token_texts(tokenizer.decode, ids)) == text
+    assert "".join(capture.token_texts(tokenizer.decode, ids)) == text
 
 
 def test_the_answer_is_marked_where_it_overlaps():
@@ -106,7 +107,7 @@ def test_masks_of_a_real_model_hold_the_budget(builtin_dir, tmp_path, framework,
     pytest.importorskip(package)
     write_data(tmp_path, count=2, words=150)
     methods = ["streamingllm", "laprox", "nacl"]
-    found = kept.capture(
+    found = capture.capture(
         "smollm2-135m-instruct", methods, 0.25, "passkey", 1, tmp_path, framework=framework
     )
     n = len(found.tokens)

@@ -15,8 +15,7 @@ import random
 import re
 from typing import Any, Callable, Union
 
-from benchmarks.grading import Example
-from benchmarks.infinitebench import TASKS, prompt
+from benchmarks.infinitebench import TASKS
 from benchmarks.synthetic import haystack as hay
 from benchmarks.synthetic.draw import Draw
 from benchmarks.synthetic.generators import GENERATORS
@@ -85,7 +84,7 @@ def make_example(
         return {"id": index, **build(units), "options": []}
 
     def size(candidate: dict[str, Any]) -> int:
-        return count_tokens(prompt(TASKS[task], Example(index, candidate)))
+        return count_tokens(TASKS[task].prompt(candidate).text)
 
     return _longest(row, size, length, task)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kvevict.errors import InputError
+from kvevict.models.chat import ChatTemplate, read_chat_template
 from kvevict.models.tokenizer import Tokenizer, read_tokenizer
 
 Tensors = dict[str, Callable[[], np.ndarray]]
@@ -37,7 +38,8 @@ class Checkpoint:
     """What a model is made of, independent of the framework that will run it.
 
     `config` has Hugging Face's keys; `tensors` maps Hugging Face's names to functions that return
-    the array, linear weights as `[out, in]`; `eos_ids` are the ids that end a generation.
+    the array, linear weights as `[out, in]`; `eos_ids` are the ids that end a generation; `chat` is
+    None for a model without a chat template.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Checkpoint:
     tensors: Tensors
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
+    chat: ChatTemplate | None = None
 
 
 def read_directory(path: Path) -> Checkpoint:
@@ -65,7 +68,8 @@ def read_directory(path: Path) -> Checkpoint:
     generation = read_json(generation_file) if generation_file.is_file() else {}
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids)
+    chat = read_chat_template(path)
+    return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids, chat)
 
 
 def normalise_config(config: dict, source: str) -> dict:

@@ -16,8 +16,9 @@ PADDLENLP_FILES = ("tokenizer.model", "sentencepiece.bpe.model")
 class Tokenizer(Protocol):
     """What the library asks of a tokenizer."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, with the model family's own prefix (Llama 3: <|begin_of_text|>)."""
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Ids of ``text``, with what the model family puts around it (Llama 3:
+        <|begin_of_text|>) unless ``special_tokens`` is off."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens."""
@@ -31,8 +32,8 @@ class FastTokenizer:
         backend.no_padding()
         self.backend = backend
 
-    def encode(self, text: str) -> list[int]:
-        return self.backend.encode(valid_unicode(text)).ids
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        return self.backend.encode(valid_unicode(text), add_special_tokens=special_tokens).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=True)
@@ -44,8 +45,9 @@ class PaddleTokenizer:
     def __init__(self, backend) -> None:
         self.backend = backend
 
-    def encode(self, text: str) -> list[int]:
-        return list(self.backend(valid_unicode(text))["input_ids"])
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        text = valid_unicode(text)
+        return list(self.backend(text, add_special_tokens=special_tokens)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         ids = [int(i) for i in ids]

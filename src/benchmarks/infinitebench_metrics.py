@@ -11,6 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Union
 
@@ -136,9 +137,7 @@ def last_integer(prediction: str, label: Label) -> float:
 
 def first_number(prediction: str, label: Label) -> float:
     """Math.Find: the first number is the label; cut to an integer first if the label is one."""
-    wanted = _first(label)
-    if isinstance(wanted, str):
-        raise InputError(f"the label {wanted!r} is not a number")
+    wanted = _number(_first(label))
     found = re.search(r"\d+\.\d+|\d+", prediction)
     if found is None:
         return 0.0
@@ -149,10 +148,12 @@ def first_number(prediction: str, label: Label) -> float:
 
 def leading_values(prediction: str, label: Label) -> float:
     """Math.Calc: the share of the label's values that are right before the first wrong one."""
-    if not isinstance(label, list) or not label or not all(type(x) in (int, float) for x in label):
+    label = _flat(label)
+    if not isinstance(label, list) or not label:
         raise InputError("the label is not a list of numbers")
+    values = [_number(value) for value in label]
     right = 0
-    for digits, wanted in zip(re.findall("[0-9]+", prediction), label):
+    for digits, wanted in zip(re.findall("[0-9]+", prediction), values):
         if _integer(digits) != wanted:
             break
         right += 1
@@ -167,7 +168,24 @@ def without_first_number(prediction: str) -> str:
 # --- what they share -----------------------------------------------------------------------------
 
 
+def _flat(label: Label) -> Label:
+    """Some published labels are nested one list deeper."""
+    while isinstance(label, list) and len(label) == 1 and isinstance(label[0], list):
+        label = label[0]
+    return label
+
+
+def _number(value: Any) -> int | float:
+    """A number, or a text that is one."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if isinstance(value, str) or type(value) is kind:
+                return kind(value)
+    raise InputError(f"the label {value!r} is not a number")
+
+
 def _first(label: Label) -> str | int | float:
+    label = _flat(label)
     first = label[0] if isinstance(label, list) and label else label
     if type(first) not in (str, int, float):
         raise InputError(f"the label {first!r} is neither a text nor a number")
@@ -175,6 +193,7 @@ def _first(label: Label) -> str | int | float:
 
 
 def _texts(label: Label) -> list[str]:
+    label = _flat(label)
     texts = label if isinstance(label, list) else [label]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InputError("the label is neither a text nor a list of texts")
@@ -182,6 +201,7 @@ def _texts(label: Label) -> list[str]:
 
 
 def _option_label(label: Label) -> list[str]:
+    label = _flat(label)
     if not isinstance(label, list) or len(label) != 2 or not all(isinstance(x, str) for x in label):
         raise InputError("the label is not a pair of an option's text and its letter")
     return label

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import benchmarks
+from benchmarks import infinitebench
 from kvevict.errors import InputError
 
 PROTOCOL = Path(__file__).parents[3] / "shared" / "infinitebench.md"
@@ -63,7 +64,7 @@ FULL_PROMPTS = {
 @pytest.mark.parametrize("name", FULL_PROMPTS)
 def test_prompt_is_the_releases(name):
     head, tail = FULL_PROMPTS[name]
-    assert benchmarks.prompt(benchmarks.TASKS[name], example(name)) == head + "CONTEXT" + tail
+    assert infinitebench.TASKS[name].prompt(example(name).fields).text == head + "CONTEXT" + tail
 
 
 @pytest.mark.skipif(
@@ -84,7 +85,7 @@ def test_every_template_and_number_is_that_of_the_protocol():
         "{context}": "CONTEXT",
     }
     compared = 0
-    for name in benchmarks.RELEASE_TASKS:
+    for name in infinitebench.RELEASE_TASKS:
         wanted = templates[name]
         if name == "code_debug":
             for option in OPTIONS:
@@ -92,58 +93,59 @@ def test_every_template_and_number_is_that_of_the_protocol():
         for field, value in spelling.items():
             wanted = wanted.replace(field, value)
         wanted = wanted.replace("{input}", INPUTS.get(name, "INPUT"))
-        assert benchmarks.prompt(benchmarks.TASKS[name], example(name)) == wanted
+        assert infinitebench.TASKS[name].prompt(example(name).fields).text == wanted
         compared += 1
     assert compared == 11
     rows = re.findall(r"^\| (\S+) \| (\w+)[^|]*\| [^|]*\| (\d+) \| (\d+) \|", text, re.MULTILINE)
-    table = [
-        (t.table_name, t.name, t.examples, t.max_new_tokens) for t in benchmarks.TASKS.values()
-    ]
+    table = [(t.title, t.name, t.examples, t.max_new_tokens) for t in infinitebench.TASKS.values()]
     assert sorted(table[:12]) == sorted((a, b, int(c), int(d)) for a, b, c, d in rows)
 
 
-@given(st.sampled_from(list(benchmarks.TASKS)), st.text(), st.text())
+@given(st.sampled_from(list(infinitebench.TASKS)), st.text(), st.text())
 def test_split_prompt_ends_its_first_part_with_the_context(name, context, question):
     fields = {} if name in INPUTS else {"input": question}
     one = example(name, context, **fields)
-    first, second = benchmarks.split_prompt(benchmarks.TASKS[name], one)
+    first, second = infinitebench.TASKS[name].prompt(one.fields)[:2]
     assert first.endswith(context)
-    assert first + second == benchmarks.prompt(benchmarks.TASKS[name], one)
+    assert first + second == infinitebench.TASKS[name].prompt(one.fields).text
 
 
 def test_braces_in_the_data_are_left_alone():
     one = example("kv_retrieval", '{"{input}": "{context}"}', input="{0} {x!r}")
-    assert benchmarks.prompt(benchmarks.TASKS["kv_retrieval"], one).endswith(
-        '\n\n{"{input}": "{context}"}\n\n{0} {x!r}'
+    assert (
+        infinitebench.TASKS["kv_retrieval"]
+        .prompt(one.fields)
+        .text.endswith('\n\n{"{input}": "{context}"}\n\n{0} {x!r}')
     )
 
 
 @pytest.mark.parametrize("answer", ["Cyd", ["Cyd"], ["Cyd", "C"]])
 @pytest.mark.parametrize("name", ["code_debug", "longbook_choice_eng"])
 def test_label_of_a_choice_is_text_and_letter(name, answer):
-    assert benchmarks.label(benchmarks.TASKS[name], example(name, answer=answer)) == ["Cyd", "C"]
+    reference = infinitebench.TASKS[name].reference(example(name, answer=answer).fields)
+    assert reference == {"ground_truth": ["Cyd", "C"]}
 
 
 @pytest.mark.parametrize("answer", ["x", 7, ["x", "y"], 48.0])
 def test_other_labels_are_the_answer(answer):
-    assert benchmarks.label(
-        benchmarks.TASKS["longbook_qa_eng"], example("longbook_qa_eng", answer=answer)
-    ) == (answer)
+    fields = example("longbook_qa_eng", answer=answer).fields
+    assert infinitebench.TASKS["longbook_qa_eng"].reference(fields) == {"ground_truth": answer}
 
 
 def test_all_is_the_release_without_math_calc_and_our_own():
-    names = [task.name for task in benchmarks.resolve("all")]
+    names = [task.name for task in benchmarks.get().resolve("all")]
     assert len(names) == 11
     assert not {"math_calc", "needle", "kv_confusable"}.intersection(names)
 
 
 def test_resolve_keeps_order_drops_repeats_and_knows_the_alias():
-    names = [t.name for t in benchmarks.resolve("needle, longbook_sum_qa,passkey,longbook_sum_eng")]
+    spec = "needle, longbook_sum_qa,passkey,longbook_sum_eng"
+    names = [task.name for task in benchmarks.get().resolve(spec)]
     assert names == ["needle", "longbook_sum_eng", "passkey"]
-    assert [t.name for t in benchmarks.resolve("all,math_calc")][-1] == "math_calc"
+    assert [t.name for t in benchmarks.get().resolve("all,math_calc")][-1] == "math_calc"
 
 
 @pytest.mark.parametrize("spec", ["pass_key", "", "passkey,", "ALL"])
 def test_unknown_task_is_named_with_the_valid_ones(spec):
     with pytest.raises(InputError, match=r"unknown task '.*'; choose from all, passkey, .*needle"):
-        benchmarks.resolve(spec)
+        benchmarks.get().resolve(spec)

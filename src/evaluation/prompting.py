@@ -1,0 +1,160 @@
+"""From examples to the tokens that a model reads."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from benchmarks import Benchmark, Example, Task
+from kvevict.errors import InputError
+from kvevict.models.chat import ChatTemplate
+from kvevict.models.tokenizer import Tokenizer
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of one prompt.
+
+    Attributes:
+        compressed: what is prefilled and evicted from.
+        after: what follows once that is done: the question, where it is not to be known before.
+        question: how many of the last tokens of ``compressed`` are the question's.
+        uncut: tokens of the whole prompt before it was cut.
+    """
+
+    compressed: list[int]
+    after: list[int]
+    question: int
+    uncut: int
+
+    @property
+    def total(self) -> int:
+        """Tokens that the model reads before it answers."""
+        return len(self.compressed) + len(self.after)
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts are made of examples.
+
+    Attributes:
+        benchmark: whose rules hold.
+        tokenizer, chat: of the model; ``chat`` is None where its template is not to be used.
+        chat_everywhere: use the template for tasks that the benchmark asks without it, too.
+        max_length: tokens of a prompt.
+        positions: of the model, prompt and answer together.
+        truncate: cut longer prompts in the middle; otherwise refuse them.
+        compress: ``prompt`` evicts from the whole prompt, question included; ``context`` from the
+            context alone, before the question is known.
+    """
+
+    benchmark: Benchmark
+    tokenizer: Tokenizer
+    chat: ChatTemplate | None
+    chat_everywhere: bool
+    max_length: int
+    positions: int
+    truncate: bool
+    compress: str
+
+    def max_prompt_tokens(self, task: Task) -> int:
+        """The most tokens that a prompt of ``task`` may have, those of a chat template apart.
+
+        Raises:
+            InputError: the answer alone takes all positions.
+        """
+        most = min(self.max_length, self.positions - task.max_new_tokens)
+        if most < 1:
+            raise InputError(
+                f"{task.name} asks for {task.max_new_tokens} new tokens, which leave no room for "
+                f"a prompt in the model's {self.positions} positions"
+            )
+        return most
+
+    def template(self, task: Task) -> ChatTemplate | None:
+        """The chat template, where a task is asked in it."""
+        return self.chat if task.chat or self.chat_everywhere else None
+
+    def tokens(self, task: Task, example: Example) -> PromptTokens:
+        """The tokens of an example.
+
+        Raises:
+            InputError: too long with truncation off, or a question without room for a context.
+        """
+        template = self.template(task)
+        context, question, answer_prefix = map(normalise, task.prompt(example.fields))
+        around = self._parts("", "", answer_prefix, template).total if template else 0
+        most = min(self.max_prompt_tokens(task) + around, self.positions - task.max_new_tokens)
+        uncut = self._parts(context, question, answer_prefix, template)
+        if uncut.total <= most:
+            return uncut
+        where = f"{task.name}, example {example.id}"
+        if not self.truncate:
+            raise InputError(
+                f"{where}: the prompt has {uncut.total} tokens where {most} fit, and truncation is "
+                "off"
+            )
+        if len(uncut.after) >= most:
+            asked = len(uncut.after)
+            raise InputError(f"{where}: the question alone has {asked} tokens, of {most}")
+        parts = uncut
+        if template or self.benchmark.cut_as_text:
+            context, question = self._cut(context, question, max(2, most - around))
+            parts = self._parts(context, question, answer_prefix, template)
+        cut = truncate(parts.compressed, most - len(parts.after))
+        return replace(parts, compressed=cut, uncut=uncut.total)
+
+    def _parts(
+        self, context: str, question: str, answer_prefix: str, template: ChatTemplate | None
+    ) -> PromptTokens:
+        """Texts as tokens, whole. What the tokenizer adds of itself goes around all of them."""
+        before, after = ([], []) if template else self._added()
+        if template:
+            context, question = template.wrap(context, question)
+        asked = self._encode(question + answer_prefix) + after
+        if self.compress == "context":
+            read = before + self._encode(context)
+            return PromptTokens(read, asked, 0, len(read) + len(asked))
+        read = before + self._encode(context + question + answer_prefix) + after
+        return PromptTokens(read, [], len(asked), len(read))
+
+    def _cut(self, context: str, question: str, most: int) -> tuple[str, str]:
+        """The first and the last half of the tokens of a prompt, as texts, the question apart."""
+        ids, asked = self._encode(context + question), self._encode(question)
+        half = most // 2
+        first, last = (self.tokenizer.decode(part) for part in (ids[:half], ids[-half:]))
+        if last.endswith(question):
+            return first + last[: len(last) - len(question)], question
+        if len(asked) >= half:  # nothing but the question is left of the second half
+            return first, last
+        return first + self.tokenizer.decode(ids[-half : -len(asked)]), question
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, special_tokens=False)
+
+    def _added(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text."""
+        whole, bare = self.tokenizer.encode("x"), self._encode("x")
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[:start], whole[start + len(bare) :]
+
+
+def normalise(text: str) -> str:
+    """NFC, with each lone surrogate replaced by U+FFFD: safe for any tokenizer."""
+    return LONE_SURROGATE.sub("\ufffd", unicodedata.normalize("NFC", text))
+
+
+def truncate(token_ids: list[int], limit: int) -> list[int]:
+    """At most ``limit`` tokens: the first and the last halves, so that the question stays.
+
+    An odd limit gives the last half the extra token, as in ∞Bench.
+    """
+    if limit < 0:
+        raise InputError(f"a prompt cannot be truncated to {limit} tokens")
+    if len(token_ids) <= limit:
+        return token_ids
+    head = limit // 2
+    return token_ids[:head] + token_ids[len(token_ids) - (limit - head) :]

@@ -1,0 +1,98 @@
+"""Chat templates: what a model's instruction tuning has put around a user's message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kvevict.errors import InputError
+
+# A private character, which no template looks at, between spaces, which some strip.
+MESSAGE = " \ue000 "
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class ChatTemplate:
+    """A Jinja template over ``messages``, run in a sandbox.
+
+    Args:
+        source: the template, as ``tokenizer_config.json`` or a GGUF has it.
+        special_tokens: texts of ``bos_token`` and the like, which templates name.
+        where: the file that it comes from, for errors.
+
+    Attributes:
+        before, after: the text around one user's message, up to where the answer begins.
+        strips: whether the template strips white space off the message.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        # No strftime_now: a template that would tell the date then takes the one written in it.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.filters["tojson"] = _to_json
+        try:
+            text = environment.from_string(source).render(
+                messages=[{"role": "user", "content": MESSAGE}],
+                add_generation_prompt=True,
+                **special_tokens,
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InputError(f"the chat template of {where} does not work: {error}") from None
+        self.strips = MESSAGE not in text
+        self.before, found, self.after = text.partition(MESSAGE.strip() if self.strips else MESSAGE)
+        if not found:
+            raise InputError(f"the chat template of {where} leaves the user's message out")
+
+    def wrap(self, context: str, question: str) -> tuple[str, str]:
+        """A message in two parts with the template around it: texts to be joined as they are."""
+        if self.strips:
+            context = context.lstrip()
+            question = question.rstrip()
+            context = context if question else context.rstrip()
+        return self.before + context, question + self.after
+
+
+def read_chat_template(path: Path) -> ChatTemplate | None:
+    """The chat template of a model directory; None where it has none.
+
+    Raises:
+        InputError: it is there and does not work.
+    """
+    config_file = path / "tokenizer_config.json"
+    config: dict[str, Any] = {}
+    if config_file.is_file():
+        from kvevict.models.checkpoint import read_json
+
+        config = read_json(config_file)
+    source, where = config.get("chat_template"), config_file
+    if isinstance(source, list):  # several under names
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default")
+    if (path / "chat_template.jinja").is_file():
+        where = path / "chat_template.jinja"
+        source = where.read_text(encoding="utf-8")
+    if not isinstance(source, str):
+        return None
+    tokens = {name: _token_text(config[name]) for name in SPECIAL_TOKENS if config.get(name)}
+    return ChatTemplate(source, tokens, str(where))
+
+
+def _token_text(token: Any) -> str:
+    """A special token in ``tokenizer_config.json``: a text, or an object that has it."""
+    return token.get("content", "") if isinstance(token, dict) else str(token)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
