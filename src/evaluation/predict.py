@@ -11,7 +11,7 @@ from evaluation.prompting import Prompting, PromptTokens
 from kvevict.engine import decode_together, prefill
 from kvevict.engine.session import Decoder, Session
 from kvevict.methods import Policy
-from kvevict.ops import Tensor
+from kvevict.tensors import Tensor
 
 
 class Predictor:

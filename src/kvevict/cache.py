@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
-from .ops import Tensor, namespace, take
+from .ops import take
+from .tensors import Tensor, namespace
 
 TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
 

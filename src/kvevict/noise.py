@@ -6,7 +6,8 @@ nothing is drawn in sequence. :func:`uniform` gives multiples of 2⁻²³ plus 2
 
 from __future__ import annotations
 
-from .ops import Tensor, uniform
+from .ops import uniform
+from .tensors import Tensor
 
 _MASK = 0xFFFFFFFF
 

@@ -1,25 +1,15 @@
-"""Tensor operations that Paddle and PyTorch do not spell alike, and those that have a GPU kernel.
-
-This is the one place that picks the kernel or the framework's own operations.
-"""
+"""Operations that have a GPU kernel: the one place that picks it or the framework's own."""
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, Callable
+from typing import Callable
 
-Tensor = Any  # paddle.Tensor or torch.Tensor: the library uses the methods that both have
+from .tensors import HEAD_DIMS, Tensor, integers, namespace
 
 CHUNK = 4096  # entries whose projected values are held at a time
-HEAD_DIMS = (64, 128, 256)  # that the attention kernels take
-
-
-def namespace(x: Tensor) -> ModuleType:
-    """``paddle`` or ``torch``, whichever made ``x``."""
-    return sys.modules[type(x).__module__.partition(".")[0]]
 
 
 @lru_cache(maxsize=1)
@@ -61,20 +51,6 @@ def compute_capability(framework: str) -> tuple[int, int]:
     if paddle.is_compiled_with_rocm():
         return (0, 0)
     return tuple(paddle.device.cuda.get_device_capability())
-
-
-def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ bᵀ`` over the last two axes. Paddle would copy a transposed view before the product."""
-    ns = namespace(a)
-    return ns.matmul(a, b, transpose_y=True) if ns.__name__ == "paddle" else a @ b.mT
-
-
-def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
-    """A few numbers on ``like``'s device. The host does not wait until they are there."""
-    ns = namespace(like)
-    if ns.__name__ == "paddle":
-        return ns.to_tensor(values, dtype=dtype, place=like.place)
-    return ns.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
 
 
 def top_k(scores: Tensor, counts: list[int]) -> Tensor:

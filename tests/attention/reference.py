@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvevict.attention.base import ColumnStatistic, Output, check
-from kvevict.ops import Tensor, namespace
+from kvevict.tensors import Tensor, namespace
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from kvevict.errors import InputError
@@ -55,15 +53,11 @@ def test_templates_that_cannot_be_used_are_refused(source, message):
 
 
 def test_where_a_directory_has_its_template(tmp_path):
-    assert read_chat_template(tmp_path) is None
-    config = {
-        "bos_token": {"content": "<s>"},
-        "chat_template": "{{ bos_token }}[{{ messages[0].content }}]",
-    }
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert read_chat_template(tmp_path).before == "<s>["
+    assert read_chat_template(tmp_path, {}) is None
+    source = "{{ bos_token }}[{{ messages[0].content }}]"
+    config = {"bos_token": {"content": "<s>"}, "chat_template": source}
+    assert read_chat_template(tmp_path, config).before == "<s>["
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": LLAMA}]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
-    assert read_chat_template(tmp_path).strips
+    assert read_chat_template(tmp_path, {"chat_template": named}).strips
     (tmp_path / "chat_template.jinja").write_text("<{{ messages[0].content }}>")
-    assert read_chat_template(tmp_path).before == "<"
+    assert read_chat_template(tmp_path, config).before == "<"

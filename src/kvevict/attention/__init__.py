@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..ops import Tensor, flash_applies
+from ..ops import flash_applies
+from ..tensors import Tensor
 from . import blockwise, flash
 from .base import ColumnStatistic, Output
 

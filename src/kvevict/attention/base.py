@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..ops import Tensor
+from ..tensors import Tensor
 
 Reduction = Literal["sum", "sum_of_squares", "count_below_mean"]
 

@@ -8,7 +8,7 @@ memory beyond input and output is O(N).
 
 from __future__ import annotations
 
-from ..ops import Tensor, matmul_nt, namespace
+from ..tensors import Tensor, matmul_nt, namespace
 from .base import ColumnStatistic, Output, check
 
 BLOCK = 1 << 25  # scores held at a time, 128 MiB: the fewest launches that memory allows

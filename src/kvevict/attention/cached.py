@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..ops import Tensor, attention_kernels, matmul_nt, namespace
+from ..ops import attention_kernels
+from ..tensors import Tensor, matmul_nt, namespace
 from .blockwise import BLOCK
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile

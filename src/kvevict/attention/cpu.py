@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ..environment import cpu_threads
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 
 ROWS = 256  # query rows of a block, over the heads of a group: enough for a fast product

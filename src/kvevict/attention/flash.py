@@ -7,7 +7,8 @@ the keys, and no softmax: a Triton kernel where Triton is installed, else framew
 
 from __future__ import annotations
 
-from ..ops import Tensor, attention_kernels, compute_capability, namespace
+from ..ops import attention_kernels, compute_capability
+from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
 from .blockwise import columns_from_lse
 

@@ -10,7 +10,7 @@ from ..engine.prefilling import prefill_hidden
 from ..engine.session import Decoder, Session
 from ..errors import InputError
 from ..methods.base import Policy
-from ..ops import Tensor
+from ..tensors import Tensor
 
 Tables = tuple  # cosines and sines, [..., tokens, head_dim]
 

@@ -16,7 +16,8 @@ from .. import budget
 from ..attention import ColumnStatistic
 from ..cache import LayerCache
 from ..methods.base import LayerView
-from ..ops import Tensor, namespace, nonzero
+from ..ops import nonzero
+from ..tensors import Tensor, namespace
 from .prompt_eviction import Eviction
 
 

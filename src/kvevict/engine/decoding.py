@@ -6,7 +6,7 @@ from collections.abc import Callable
 from copy import copy
 
 from ..cache import KVCache
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .session import Session
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..attention import ColumnStatistic, attend
 from ..errors import InputError
 from ..methods.base import LayerView, Policy
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .decode_eviction import DecodeEviction
 from .prompt_eviction import Eviction
 from .session import Decoder, Session, check_positions

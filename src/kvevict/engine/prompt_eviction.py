@@ -11,7 +11,8 @@ from .. import noise
 from ..attention import ColumnStatistic
 from ..cache import KVCache, LayerCache
 from ..methods.base import LayerView, Policy
-from ..ops import Tensor, integers, namespace, nonzero, top_k
+from ..ops import nonzero, top_k
+from ..tensors import Tensor, integers, namespace
 
 
 class Eviction:

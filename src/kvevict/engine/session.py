@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..attention.cached import attend_cached
 from ..errors import InputError
-from ..ops import Tensor
+from ..tensors import Tensor
 from .decode_eviction import DecodeEviction
 from .prompt_eviction import Eviction
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from ..errors import InputError
-from ..ops import Tensor
+from ..tensors import Tensor
 from .runtime import LOG2_E, check_heads, row_major, tiles, tl, triton
 
 ROWS, KEYS = 64, 128  # a tile; a program owns KEYS

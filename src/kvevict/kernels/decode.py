@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
 CHUNK = 1024  # entries that a program reads

@@ -6,7 +6,7 @@ can hold and what is left over: two products are exact to twice the bits, and v 
 
 from __future__ import annotations
 
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .runtime import check_heads, row_major, tl, triton
 
 TOKENS, COLUMNS = 128, 64  # a tile of v · G

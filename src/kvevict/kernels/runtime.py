@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import InputError
-from ..ops import HEAD_DIMS, Tensor
+from ..tensors import HEAD_DIMS, Tensor
 
 if "paddle" in sys.modules and "torch" not in sys.modules:
     sys.modules["paddle"].enable_compat(scope={"triton"}, silent=True)

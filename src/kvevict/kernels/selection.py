@@ -8,7 +8,7 @@ depend on who comes first.
 
 from __future__ import annotations
 
-from ..ops import Tensor, integers, namespace
+from ..tensors import Tensor, integers, namespace
 from .runtime import tl, triton
 
 CHUNK, WARPS = 4096, 8  # positions that a program looks at, and by how many

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import budget
-from ..ops import Tensor, top_k
+from ..ops import top_k
+from ..tensors import Tensor
 from .base import Policy, TopK
 from .snapkv import WindowScore
 

@@ -14,7 +14,8 @@ from typing import Protocol
 from .. import budget
 from ..attention import ColumnStatistic
 from ..errors import InputError
-from ..ops import Tensor, top_k
+from ..ops import top_k
+from ..tensors import Tensor
 
 
 @dataclass(frozen=True)

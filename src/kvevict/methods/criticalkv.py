@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import budget
-from ..ops import Tensor, projected_l1, top_k
+from ..ops import projected_l1, top_k
+from ..tensors import Tensor
 from .adakv import SharedTopK
 from .base import Equal, LayerView, Policy, TopK
 from .snapkv import WindowScore

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import budget
 from ..attention import ColumnStatistic
-from ..ops import Tensor
+from ..tensors import Tensor
 from .base import Equal, LayerView, Policy, TopK
 
 

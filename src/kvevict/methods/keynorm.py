@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..attention import ColumnStatistic
-from ..ops import Tensor
+from ..tensors import Tensor
 from .base import Equal, LayerView, Policy, TopK
 
 

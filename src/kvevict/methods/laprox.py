@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..attention import ColumnStatistic
-from ..ops import Tensor, projected_l2
+from ..ops import projected_l2
+from ..tensors import Tensor
 from .base import LayerView, Policy, TopK
 from .snapkv import check_window, pooled
 

@@ -8,7 +8,8 @@ from fractions import Fraction
 from .. import budget, noise
 from ..attention import ColumnStatistic
 from ..errors import InputError
-from ..ops import Tensor, top_k
+from ..ops import top_k
+from ..tensors import Tensor
 from .base import Equal, LayerView, Policy
 
 

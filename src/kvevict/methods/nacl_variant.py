@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..attention import ColumnStatistic
 from ..errors import InputError
-from ..ops import Tensor
+from ..tensors import Tensor
 from .base import LayerView, Policy
 from .nacl import NACL, ProxyScore
 from .snapkv import check_window, pooled

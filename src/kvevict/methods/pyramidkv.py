@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import budget
 from ..errors import InputError
-from ..ops import Tensor
+from ..tensors import Tensor
 from .base import Policy, TopK
 from .snapkv import WindowScore
 

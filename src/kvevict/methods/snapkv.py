@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..attention import ColumnStatistic
 from ..errors import InputError
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .base import Equal, LayerView, Policy, TopK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..attention import ColumnStatistic
-from ..ops import Tensor, namespace
+from ..tensors import Tensor, namespace
 from .base import Equal, LayerView, Policy, TopK
 
 

@@ -60,19 +60,16 @@ class ChatTemplate:
         return self.before + context, question + self.after
 
 
-def read_chat_template(path: Path) -> ChatTemplate | None:
+def read_chat_template(path: Path, config: Mapping[str, Any]) -> ChatTemplate | None:
     """The chat template of a model directory; None where it has none.
+
+    Args:
+        config: of its ``tokenizer_config.json``.
 
     Raises:
         InputError: it is there and does not work.
     """
-    config_file = path / "tokenizer_config.json"
-    config: dict[str, Any] = {}
-    if config_file.is_file():
-        from kvevict.models.checkpoint import read_json
-
-        config = read_json(config_file)
-    source, where = config.get("chat_template"), config_file
+    source, where = config.get("chat_template"), path / "tokenizer_config.json"
     if isinstance(source, list):  # several under names
         named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
         source = named.get("default")

@@ -68,7 +68,8 @@ def read_directory(path: Path) -> Checkpoint:
     generation = read_json(generation_file) if generation_file.is_file() else {}
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    chat = read_chat_template(path)
+    tokenizer_file = path / "tokenizer_config.json"
+    chat = read_chat_template(path, read_json(tokenizer_file) if tokenizer_file.is_file() else {})
     return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids, chat)
 
 

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from ...errors import InputError
-from ...ops import Tensor
+from ...tensors import Tensor
 from ..common import Rotations
 
 
