@@ -17,11 +17,12 @@ import pytest
 from benchmarks import infinitebench
 from benchmarks.synthetic import make_example
 from evaluation import prompting
+from evaluation.capture import token_texts
 from kvevict import backends
 from kvevict.engine import decode_together, prefill
 from kvevict.engine.session import Session
 from kvevict.methods import build
-from reporting.kept import answer_tokens, token_texts
+from reporting.kept import answer_tokens
 
 LENGTH = 1000
 PROMPTS = [(task, at) for task in ("passkey", "number_string", "needle") for at in (0.3, 0.9)]
