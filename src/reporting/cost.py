@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from reporting.pool import Cell, ratios_of, settings_of
-from reporting.style import FULL, full_line, legend, look, percent, tint
+from reporting.style import FULL, amount, axis_title, full_line, legend, look, tint
 
 MEASURES: dict[str, Callable[[Cell], float]] = {
     "Cache held after prefill, MiB": lambda cell: cell.cache_bytes / 2**20,
@@ -33,7 +33,7 @@ def cost_figure(cells: list[Cell]) -> Figure:
     for ax, (title, measure) in zip(axes[0], measures):
         means = {
             (method, ratio): mean(
-                measure(cell) for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)
+                measure(cell) for cell in cells if (cell.method, cell.keep) == (method, ratio)
             )
             for method, ratio in settings_of(cells)
         }
@@ -49,8 +49,8 @@ def cost_figure(cells: list[Cell]) -> Figure:
         if (FULL, 1.0) in means:
             full_line(ax, means[FULL, 1.0])
         ax.set_ylim(0, 1.12 * max(means.values()))
-        ax.set_xticks(range(len(ratios)), map(percent, ratios))
-        ax.set_xlabel("share of the cache kept")
+        ax.set_xticks(range(len(ratios)), map(amount, ratios))
+        ax.set_xlabel(axis_title(ratios))
         ax.set_title(title)
     legend(figure, looks, bars=True)
     return figure

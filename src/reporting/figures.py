@@ -24,11 +24,12 @@ from reporting.style import (
     INK,
     METHOD_STYLE,
     OTHERS,
+    amount,
+    axis_title,
     display,
     full_line,
     legend,
     look,
-    percent,
 )
 
 Curves = dict[str, dict[float, Estimate]]  # a method's estimate at each keep ratio
@@ -54,7 +55,7 @@ def _figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
     for length, cells in group.parts():
         suffix, where = (f"-{length.lower()}", f" at {length} tokens") if length else ("", "")
         crowded = _is_crowded(cells)
-        caption = f"Score against the share of the cache kept{where}"
+        caption = f"Score against the {axis_title(ratios_of(cells))}{where}"
         interval = ", with 95% confidence intervals"
         yield f"score{suffix}", caption + interval * (not crowded), score_figure(cells)
         if crowded:
@@ -112,10 +113,11 @@ def _panels_figure(panels: list[tuple[str, Curves]], cells: list[Cell]) -> Figur
     for ax in axes[: len(panels)][-columns:]:
         ax.tick_params(labelbottom=True)
     if one_ratio:
-        figure.supxlabel(f"score, {percent(ratios[0])} of the cache kept", size=9)
+        unit = "entries of each kv head" if ratios[0] > 1 else "of the cache"
+        figure.supxlabel(f"score, {amount(ratios[0])} {unit} kept", size=9)
     else:
         _ratio_axis(grid[0, 0], ratios)
-        figure.supxlabel("share of the cache kept", size=9)
+        figure.supxlabel(axis_title(ratios), size=9)
         figure.supylabel("score", size=9)
         legend(figure, looks)
     return figure
@@ -148,7 +150,7 @@ def methods_figure(cells: list[Cell]) -> Figure:
     for ax in list(grid.flat)[len(methods) - columns : len(methods)]:
         ax.tick_params(labelbottom=True)
     _ratio_axis(grid[0, 0], ratios_of(cells))
-    figure.supxlabel("share of the cache kept", size=9)
+    figure.supxlabel(axis_title(ratios_of(cells)), size=9)
     figure.supylabel("score, mean over tasks", size=9)
     return figure
 
@@ -199,7 +201,7 @@ def _is_crowded(cells: list[Cell]) -> bool:
 def _curves(cells: list[Cell]) -> Curves:
     curves: Curves = {}
     for cell in cells:
-        curves.setdefault(cell.method, {})[cell.keep_ratio] = cell.score
+        curves.setdefault(cell.method, {})[cell.keep] = cell.score
     return curves
 
 
@@ -215,7 +217,7 @@ def mean_curves(cells: list[Cell]) -> Curves:
 
 def _ratio_axis(ax: Axes, ratios: list[float]) -> None:
     ax.set_xscale("log", base=2)
-    ax.set_xticks(ratios, [percent(ratio) for ratio in ratios])
+    ax.set_xticks(ratios, [amount(ratio) for ratio in ratios])
     ax.minorticks_off()
     margin = 2**0.32
     ax.set_xlim(ratios[0] / margin, ratios[-1] * margin)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import benchmarks
 from reporting.pool import Cell, Group, settings_of, task_names
-from reporting.style import FULL, display
+from reporting.style import FULL, amount, display
 
 MOST_DEPTHS, FEWEST_DEPTHS = 11, 3  # rows of a map, their centres from 0 to 1
 
@@ -48,11 +48,11 @@ def heat_map(cells: list[Cell]) -> Figure:
         for row, method in zip(grid, methods):
             wanted = [1.0] if method == FULL else ratios
             for ax, ratio in zip(row, wanted):
-                own = [c for c in cells if (c.method, c.keep_ratio) == (method, ratio)]
+                own = [c for c in cells if (c.method, c.keep) == (method, ratio)]
                 image = _map(ax, own, list(lengths), bins)
                 points = [score for cell in own for _, score in cell.points]
                 if points:
-                    ax.set_title(f"{100 * ratio:g}% kept: {np.mean(points):.2f}", size=8, pad=3)
+                    ax.set_title(f"{amount(ratio)} kept: {np.mean(points):.2f}", size=8, pad=3)
             row[0].set_ylabel(textwrap.fill(display(method), 18), weight="bold")
             for ax in row[len(wanted) :]:
                 ax.set_axis_off()

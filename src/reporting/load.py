@@ -60,6 +60,12 @@ class Result:
         return [tokens for tokens in self.prompt_tokens if tokens is not None]
 
 
+def keep_of(result: Result) -> float:
+    """How much the policy was to keep: a share of the cache, or entries of a head where above 1."""
+    policy = result.settings["policy"]
+    return policy.get("budget") or policy["keep_ratio"]
+
+
 def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
     """The results of every run below ``output_dir``, graded.
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from reporting.figures import mean_curves
 from reporting.pool import Cell, ratios_of
-from reporting.style import FAINT, FULL, display, full_line, look, percent
+from reporting.style import FAINT, FULL, amount, display, full_line, look
 
 GAP = 0.036  # between the names at the line ends, on the axis of scores
 
@@ -50,7 +50,7 @@ def mean_figure(cells: list[Cell], shaded: tuple[str, ...]) -> Figure:
             arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.8, "relpos": (0, 0.5)},
         )
     ax.set_xscale("log", base=2)
-    ax.set_xticks([1, *ratios], [percent(ratio) for ratio in [1, *ratios]])
+    ax.set_xticks([1, *ratios], [amount(ratio) for ratio in [1, *ratios]])
     ax.minorticks_off()
     ax.set_xlim(1, ratios[0] / 2**0.05)
     ax.set_ylim(0, 1.03)

@@ -1,6 +1,6 @@
 """From the results of single runs to what a table or figure shows: seeds and runs pooled.
 
-A *cell* is one method at one keep ratio on one task and length. Its score is the mean over examples
+A *cell* is one method at one budget on one task and length. Its score is the mean over examples
 of each example's mean over seeds, with a 95% confidence interval. Examples with the same id in
 several files, such as those of several lengths, are one cluster of it (see ``intervals``).
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import benchmarks
 from reporting.intervals import Estimate, average, estimate
-from reporting.load import Result
+from reporting.load import Result, keep_of
 from reporting.style import FULL, base, rank
 from reporting.variants import label_variants
 
@@ -25,11 +25,11 @@ PROMPT, CONTEXT = "question in the prompt", "context compressed before the quest
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one keep ratio on one task and length.
+    """One method at one budget on one task and length.
 
     Attributes:
         method: how it is labelled; ``full`` is the full cache.
-        keep_ratio: as asked for.
+        keep: as asked for: a share of the cache, or entries of each kv head where above 1.
         length: of the prompts, as in ``4K``; empty where each task has one length only.
         tokens: median length of the prompts.
         score: over ``examples``, seeds pooled.
@@ -40,7 +40,7 @@ class Cell:
     """
 
     method: str
-    keep_ratio: float
+    keep: float
     task: str
     length: str
     tokens: float
@@ -77,12 +77,22 @@ def pool(results: list[Result], by_length: bool = True) -> list[Group]:
     groups: dict[str, list[tuple[Result, str]]] = defaultdict(list)
     for result, label in zip(results, labels):
         setting = {k: v for k, v in result.settings.items() if k != "policy"}
-        groups[json.dumps(setting, sort_keys=True)].append((result, label))
+        for kind in _kinds(result, results):
+            groups[json.dumps({**setting, **kind}, sort_keys=True)].append((result, label))
     titles = _titles([json.loads(key) for key in groups])
     made = [
         Group(title, _cells(members, by_length)) for title, members in zip(titles, groups.values())
     ]
     return sorted(made, key=lambda group: group.title)
+
+
+def _kinds(result: Result, results: list[Result]) -> list[dict[str, str]]:
+    """Budgets in entries and in shares do not compare: each has the full cache beside it."""
+    kinds = {keep_of(other) > 1 for other in results if keep_of(other) != 1}
+    if len(kinds) < 2:
+        return [{}]
+    own = kinds if keep_of(result) == 1 else {keep_of(result) > 1}
+    return [{"budgets": "in entries" if entries else "in shares"} for entries in sorted(own)]
 
 
 def _titles(settings: list[dict[str, Any]]) -> list[str]:
@@ -115,7 +125,7 @@ def _cells(members: list[tuple[Result, str]], by_length: bool) -> tuple[Cell, ..
     lengths = _lengths([result for result, _ in members]) if by_length else {}
     cells: dict[tuple, list[Result]] = defaultdict(list)
     for result, label in members:
-        ratio = result.settings["policy"]["keep_ratio"]
+        ratio = keep_of(result)
         length = lengths.get((result.task, result.data), "")
         cells[label, ratio, result.task, length].append(result)
     return tuple(_cell(*key, results) for key, results in cells.items())
@@ -168,7 +178,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
 
 def overall(cells: list[Cell], method: str, ratio: float) -> Estimate | None:
     """A method's mean over all tasks of ``cells``; None where one is missing."""
-    own = [cell.score for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)]
+    own = [cell.score for cell in cells if (cell.method, cell.keep) == (method, ratio)]
     return average(own) if len(own) == len(task_names(cells)) else None
 
 
@@ -187,11 +197,11 @@ def task_names(cells: Sequence[Cell]) -> list[str]:
 
 
 def settings_of(cells: Sequence[Cell]) -> list[tuple[str, float]]:
-    """Methods and keep ratios in the order of a table: the full cache first, ratios falling."""
-    present = {(cell.method, cell.keep_ratio) for cell in cells}
+    """Methods and budgets in the order of a table: the full cache first, budgets falling."""
+    present = {(cell.method, cell.keep) for cell in cells}
     return sorted(present, key=lambda setting: (rank(setting[0]), -setting[1]))
 
 
 def ratios_of(cells: Sequence[Cell]) -> list[float]:
-    """Keep ratios, rising; 1 alone where there is only the full cache."""
-    return sorted({cell.keep_ratio for cell in cells if cell.method != FULL}) or [1.0]
+    """Budgets, rising; 1 alone where there is only the full cache."""
+    return sorted({cell.keep for cell in cells if cell.method != FULL}) or [1.0]

@@ -21,10 +21,10 @@ from kvevict.errors import InputError
 from reporting import intervals
 from reporting.figures import Curves, lengths_figure, mean_curves, methods_figure, score_figure
 from reporting.intervals import Estimate, estimate
-from reporting.load import Result
+from reporting.load import Result, keep_of
 from reporting.mean_figure import mean_figure
 from reporting.pool import Cell, Group, overall, plain, pool, ratios_of, settings_of
-from reporting.style import FULL, base, display, percent
+from reporting.style import FULL, amount, base, display
 from reporting.tables import Table, score_cell, score_table
 from reporting.variants import label_variants
 
@@ -142,7 +142,7 @@ def _scores(results: list[Result]) -> Scores:
     labels = label_variants([result.settings["policy"] for result in results])
     found: dict = defaultdict(lambda: defaultdict(list))
     for result, label in zip(results, labels):
-        own = found[label, result.settings["policy"]["keep_ratio"]]
+        own = found[label, keep_of(result)]
         for i, score in zip(result.ids, result.scores):
             own[result.task, result.data, i].append(score)
     return {
@@ -161,7 +161,7 @@ def _ratios_table(title: str, curves: Curves) -> Table:
         [display(method), *(score_cell(curves[method].get(ratio)) for ratio in ratios)]
         for method in order
     ]
-    header = ["Share of the cache kept", *map(percent, ratios)]
+    header = ["Share of the cache kept", *map(amount, ratios)]
     return Table(title, header, rows, [f"With the full cache: {score_cell(full)}."])
 
 
@@ -196,7 +196,7 @@ def _lengths_table(cells: list[Cell]) -> Table:
     rows = [
         [
             display(method),
-            percent(ratio),
+            amount(ratio),
             *(score_cell(overall(own, method, ratio)) for _, own in parts),
         ]
         for method, ratio in settings_of(cells)
@@ -208,7 +208,7 @@ def _lengths_table(cells: list[Cell]) -> Table:
 def _forms_table(method: str, cells: list[Cell], scores: Scores) -> Table:
     """The forms of a method at the ratios where it has several, each against the plain one."""
     ratios = set(ratios_of([cell for cell in cells if cell.method != method]))
-    cells = [cell for cell in cells if cell.keep_ratio in ratios]
+    cells = [cell for cell in cells if cell.keep in ratios]
     table = score_table(cells)
     rows = []
     for row, setting in zip(table.rows, settings_of(cells)):
@@ -228,7 +228,7 @@ def _pairs_table(scores: Scores) -> Table:
             if found:
                 gap, won, lost = found
                 names = f"{display(one)} against {display(other)}"
-                rows.append([names, percent(ratio), _signed(gap), str(won), str(lost)])
+                rows.append([names, amount(ratio), _signed(gap), str(won), str(lost)])
     header = ["Pair", "Kept", "Difference", "Better on", "Worse on"]
     return Table("Pairs of methods, all tasks and lengths", header, rows, [PAIRED, COUNTED])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
@@ -152,6 +153,12 @@ def legend(figure: Figure, looks: dict[str, dict[str, Any]], bars: bool = False)
     )
 
 
-def percent(ratio: float) -> str:
-    """A keep ratio in words."""
-    return f"{100 * ratio:g}%"
+def amount(keep: float) -> str:
+    """How much was asked for, in figures: a share of the cache, or entries where above 1."""
+    return f"{100 * keep:g}%" if keep <= 1 else f"{keep:g}"
+
+
+def axis_title(keeps: Iterable[float]) -> str:
+    """What such figures are."""
+    entries = any(keep > 1 for keep in keeps)
+    return "entries kept of each kv head" if entries else "share of the cache kept"

@@ -8,7 +8,7 @@ from statistics import mean
 import benchmarks
 from reporting.intervals import Estimate
 from reporting.pool import Cell, Group, overall, settings_of, task_names
-from reporting.style import display, percent
+from reporting.style import amount, display
 
 DASH = "–"
 HOW = (
@@ -56,12 +56,12 @@ def tables(group: Group) -> list[Table]:
 def score_table(cells: list[Cell], length: str = "") -> Table:
     """Methods and keep ratios down, tasks and their mean across."""
     names = task_names(cells)
-    by_key = {(cell.method, cell.keep_ratio, cell.task): cell for cell in cells}
+    by_key = {(cell.method, cell.keep, cell.task): cell for cell in cells}
     header = ["Method", "Kept", *(benchmarks.tasks()[name].title for name in names)]
     rows = []
     for method, ratio in settings_of(cells):
         own = [by_key.get((method, ratio, name)) for name in names]
-        row = [display(method), percent(ratio), *(score_cell(c.score if c else None) for c in own)]
+        row = [display(method), amount(ratio), *(score_cell(c.score if c else None) for c in own)]
         if len(names) > 1:
             row.append(score_cell(overall(cells, method, ratio)))
         rows.append(row)
@@ -75,7 +75,7 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
     shared, batched = False, any(cell.decoded_together for cell in cells)
     rows = []
     for method, ratio in settings_of(cells):
-        own = [cell for cell in cells if (cell.method, cell.keep_ratio) == (method, ratio)]
+        own = [cell for cell in cells if (cell.method, cell.keep) == (method, ratio)]
         held = mean(cell.cache_bytes for cell in own)
         full = mean(cell.full_cache_bytes for cell in own)
         seconds = f"{mean(cell.prefill_seconds for cell in own):.2f}"
@@ -84,7 +84,7 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
         rows.append(
             [
                 display(method),
-                percent(ratio),
+                amount(ratio),
                 f"{held / 2**20:.1f}",
                 f"{held / full:.1%}",
                 seconds,
@@ -129,7 +129,7 @@ def _notes(cells: list[Cell]) -> list[str]:
 
 
 def _left_whole(cell: Cell) -> bool:
-    return cell.keep_ratio < 1 and cell.cache_bytes > 1.1 * cell.keep_ratio * cell.full_cache_bytes
+    return cell.keep < 1 and cell.cache_bytes > 1.1 * cell.keep * cell.full_cache_bytes
 
 
 def _titled(title: str, length: str) -> str:
