@@ -76,9 +76,12 @@ def __getattr__(name: str) -> Any:
 def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManager[list[Session]]:
     """Within this context the model's own ``generate`` keeps only what ``policy`` keeps.
 
-    Everything of ``generate`` is there but beams, padding and drafted tokens: one prompt at a time,
-    greedy or sampled. ``model(...)`` works alike, and goes on with a sequence when given the
-    ``past_key_values`` that it returned.
+    Everything of ``generate`` is there but beams and drafted tokens: one prompt at a time, greedy
+    or sampled, with its padding on the left. ``model(...)`` works alike, and goes on with a
+    sequence when given the ``past_key_values`` that it returned.
+
+    The context is the model's: what other threads ask it meanwhile is evicted, too. Threads and
+    asyncio tasks that each enter one of their own are each in their own.
 
     Args:
         model: the ``LlamaForCausalLM`` of PaddleNLP or of transformers, in eval mode.
@@ -89,18 +92,23 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
 
     Returns:
         A context manager that yields a list with the session of the last prompt:
-        ``sessions[0].cache.nbytes``. Earlier ones are let go, and with them their caches.
+        ``sessions[0].cache.nbytes``. Earlier ones are let go, and with them their caches, but for
+        those whose ``past_key_values`` somebody holds.
 
     Raises:
-        InputError: a model of another kind; within the context several prompts in a batch, beams,
-            padding, or more tokens than the model has positions.
+        InputError: a model of another kind, or one that another library has quantised, adapted,
+            hooked or spread over devices; within the context several prompts in a batch, beams, an
+            argument of ``forward`` that eviction does not honour, or more tokens than the model has
+            positions.
     """
     from .backends import of_model
 
     own = of_model(model)
     if own is None:
         raise InputError(
-            "evict takes a LlamaForCausalLM of PaddleNLP or transformers, not "
-            f"{type(model).__module__}.{type(model).__qualname__}"
+            "evict takes a LlamaForCausalLM of PaddleNLP or transformers, neither wrapped nor "
+            f"compiled, not {type(model).__module__}.{type(model).__qualname__}"
         )
+    if not isinstance(policy, Policy):
+        raise InputError(f"evict takes a policy, such as NACL(keep_ratio=0.2), not {policy!r}")
     return own.evict(model, policy, example)

@@ -1,10 +1,11 @@
-"""What both integrations share, without a model."""
+"""What both backends share, without a model."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -83,6 +84,16 @@ def test_a_pass_that_broke_off_leaves_nothing_to_the_next_prompt() -> None:
     assert len(rotations._tables) == 3
     rotations.run(range(3), [(0, 6)])
     assert not rotations._tables
+
+
+def test_threads_do_not_take_each_others_tables() -> None:
+    rotations = Counted(3)
+    rotations.run([0], [(0, 6)])
+    other = Thread(target=rotations.run, args=(range(3), [(0, 6)]))
+    other.start()
+    other.join()
+    rotations.run([1, 2], [(0, 6)])
+    assert rotations.made == [(0, 6)]
 
 
 def test_a_layer_by_itself_has_its_tables() -> None:

@@ -3,50 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence as AbstractSequence
 from contextlib import contextmanager
 from typing import Any
 
 import paddle
 from paddlenlp.transformers import LlamaForCausalLM
-from paddlenlp.transformers.model_outputs import BaseModelOutputWithPastAndCrossAttentions
+from paddlenlp.transformers.model_outputs import CausalLMOutputWithCrossAttentions
 
 from ...engine.session import Session
 from ...errors import InputError
 from ...methods.base import Policy
-from ..common import Prompts, forward_replaced
-from .decoder import PaddleDecoder, rms_norm
+from ..hook import Call, Hook, Sequence, check_model, replaced
+from .decoder import PaddleDecoder
+
+LIBRARIES = ("paddle.nn.", "paddlenlp.transformers.", "kvevict.")
+HOOKS = ("_forward_pre_hooks", "_forward_post_hooks")
+
+
+class SequenceCache(AbstractSequence):
+    """What PaddleNLP takes for the layers' keys and values: a sequence after its last token.
+
+    The model's own layers, or beam search, would look inside.
+    """
+
+    def __init__(self, sequence: Sequence, model: LlamaForCausalLM) -> None:
+        self.sequence, self.model = sequence, model
+        self.seen = sequence.session.cache.seen
+
+    def __len__(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    def __getitem__(self, layer: int) -> Any:
+        raise InputError(
+            "past_key_values is of evict: it goes on within the context alone, and without beams"
+        )
 
 
 @contextmanager
 def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """PaddleNLP's part of :func:`kvevict.evict`, which has the contract.
 
-    The cache that PaddleNLP passes around is a stand-in of no bytes whose length is the number of
-    tokens seen, so that positions go on from the original length. It means the last prompt's
-    session. ``model(...)`` gives the logits of the last token alone.
+    ``model(...)`` gives the logits of the last token alone, and always the ``past_key_values``
+    with which the sequence goes on, once each.
     """
-    prompts = Prompts(PaddleDecoder(model), policy, example)
+    check_model(
+        model.named_sublayers(include_self=True),
+        model.named_parameters(),
+        LIBRARIES,
+        HOOKS,
+        paddle.base.framework.EagerParamBase,
+    )
+    hook = Hook(PaddleDecoder(model), policy, example, added=False)
 
-    def forward(
-        input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **others
-    ):
-        session = _session(past_key_values, prompts.sessions)
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        hidden, session = prompts.take_in(given, session, attention_mask, **others)
-        stand_in = paddle.empty([1, session.cache.seen, prompts.decoder.kv_heads, 0])
-        last = rms_norm(model.llama.norm, hidden[:, -1:])
-        stand_ins = ((stand_in, stand_in),) * prompts.decoder.layers
-        outputs = BaseModelOutputWithPastAndCrossAttentions(last, stand_ins)
-        return outputs if others.get("return_dict") else outputs.to_tuple()
+    @paddle.no_grad()
+    def forward(original, *args, **kwargs):
+        call = Call(type(model).forward, args, kwargs)
+        given, past = call.take_tokens(), _past(call.take("past_key_values"), model)
+        mask, positions = call.take("attention_mask"), call.take("position_ids")
+        call.take("use_cache")
+        as_dict = call.take("return_dict")
+        as_dict = model.config.use_return_dict if as_dict is None else as_dict
+        call.refuse_rest(model)
+        hidden, sequence = hook(given, past, _mask(mask, given), positions)
+        logits = hook.decoder.logits(hidden).reshape([1, 1, -1])
+        outputs = CausalLMOutputWithCrossAttentions(
+            logits=logits, past_key_values=SequenceCache(sequence, model)
+        )
+        return outputs if as_dict else outputs.to_tuple()
 
-    with forward_replaced(model.llama, forward):
-        yield prompts.sessions
+    with replaced(model, "forward", forward):
+        yield hook.sessions
 
 
-def _session(past: Any, sessions: list[Session]) -> Session | None:
-    """The session that a stand-in means, None without one."""
-    if past is None or past[0] is None:
+def _past(past: Any, model: LlamaForCausalLM) -> Sequence | None:
+    """The sequence that goes on, None without one."""
+    if past is None:
         return None
-    if not sessions or past[0][0].shape[1] != sessions[0].cache.seen:
-        raise InputError("past_key_values is not what the last prompt's last token returned")
-    return sessions[0]
+    if not isinstance(past, SequenceCache):
+        raise InputError("eviction has a cache of its own: past_key_values is of another")
+    if past.model is not model or past.seen != past.sequence.session.cache.seen:
+        raise InputError("past_key_values is of another model, or has gone on since")
+    return past.sequence
+
+
+def _mask(mask: paddle.Tensor | None, given: paddle.Tensor) -> paddle.Tensor | None:
+    """Without a mask ``generate`` makes one ``[rows, 1, 1, tokens]`` to be added to the scores."""
+    if mask is None or not mask.is_floating_point() or list(mask.shape[1:-1]) != [1, 1]:
+        return mask
+    return mask[:, 0, 0] == 0

@@ -14,25 +14,38 @@ from ...engine.prefilling import CHUNK
 from ...engine.session import Session
 from ...errors import InputError
 from ...methods.base import Policy
-from ..common import Prompts, forward_replaced
+from ..hook import Call, Hook, Sequence, check_model, replaced
 from .decoder import TorchDecoder
 
+LIBRARIES = ("torch.nn.modules.", "transformers.models.", "transformers.activations.", "kvevict.")
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
-class SessionCache:
-    """What transformers takes for its cache: a session, no bytes of its own."""
+
+class SequenceCache:
+    """What transformers takes for its cache: a sequence, no bytes of its own."""
 
     is_compileable = False
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, sequence: Sequence, model: LlamaForCausalLM) -> None:
+        self.sequence, self.model = sequence, model
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens seen, evicted or not: positions go on from the original length."""
-        return self.session.cache.seen
+        """Tokens seen, evicted or not, and padding: positions go on from the original length."""
+        return self.sequence.mask.shape[1]
 
-    def crop(self, *_) -> None:
+    def crop(self, *_: Any) -> None:
         """Assisted generation wants this for the drafted tokens that it rejects."""
         raise InputError("eviction cannot take tokens back, which drafted tokens would need")
+
+    def reorder_cache(self, *_: Any) -> None:
+        """Beam search wants this for the beams that go on."""
+        raise InputError("eviction takes a prompt without beams")
+
+    def get_mask_sizes(self, *_: Any) -> None:
+        """The model's own layers begin with this, or with ``update``."""
+        raise InputError("past_key_values is of a context of evict that has ended")
+
+    update = get_mask_sizes
 
 
 @contextmanager
@@ -41,32 +54,67 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
 
     ``model(...)`` gives the logits of every token passed in, and its ``past_key_values`` goes on
     with the sequence that it came from, whichever prompt was the last: who keeps it keeps that
-    sequence's cache. With ``prefill_chunk_size`` the first chunk is the prompt, and the others go
-    on with it.
+    sequence's cache.
     """
-    prompts = Prompts(TorchDecoder(model), policy, example)
+    parts = list(model.named_modules())[1:]  # the model itself is called as ever
+    check_model(parts, model.named_parameters(), LIBRARIES, HOOKS, torch.nn.Parameter)
+    layers = model.model
+    hook = Hook(TorchDecoder(model), policy, example, added=True)
 
+    @torch.compiler.disable  # within a compiled model, the graph breaks here
     @torch.no_grad()
-    def forward(
-        input_ids=None, past_key_values=None, inputs_embeds=None, attention_mask=None, **others
-    ):
-        if others.get("use_cache") is False:
+    def forward(original, *args, **kwargs):
+        call = Call(type(layers).forward, args, kwargs)
+        given, past = call.take_tokens(), _past(call.take("past_key_values"), model)
+        mask, positions = call.take("attention_mask"), call.take("position_ids")
+        _check_places(call.take("cache_position"), past, given)
+        if call.take("use_cache") is False:
             raise InputError("eviction is of the cache: leave use_cache on")
-        session = _session(past_key_values)
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        hidden, session = prompts.take_in(given, session, attention_mask, **others)
+        as_tuple = call.take("return_dict") is False
+        call.refuse_rest(model)
+        hidden, sequence = hook(given, past and past.sequence, mask, positions)
         # The norm widens to float32: by chunks, this is less than a layer took.
-        parts = [model.model.norm(part) for part in hidden.split(CHUNK, dim=1)]
-        return BaseModelOutputWithPast(torch.cat(parts, dim=1), SessionCache(session))
+        parts = [layers.norm(part) for part in hidden.split(CHUNK, dim=1)]
+        cache = past or SequenceCache(sequence, model)
+        outputs = BaseModelOutputWithPast(torch.cat(parts, dim=1), cache)
+        return outputs.to_tuple() if as_tuple else outputs
 
-    with forward_replaced(model.model, forward):
-        yield prompts.sessions
+    def generate(original, *args, **kwargs):
+        _check_settings(Call(type(model).generate, args, kwargs), model)
+        return original(*args, **kwargs)
+
+    with replaced(layers, "forward", forward), replaced(model, "generate", generate):
+        yield hook.sessions
 
 
-def _session(past: Any) -> Session | None:
-    """The session in the place of a cache; None without one, or for the empty one of `generate`."""
+def _past(past: Any, model: LlamaForCausalLM) -> SequenceCache | None:
+    """What is in the place of a cache; None without one, or for the empty one of ``generate``."""
     if past is None or (isinstance(past, DynamicCache) and not past.get_seq_length()):
         return None
-    if not isinstance(past, SessionCache):
+    if not isinstance(past, SequenceCache):
         raise InputError(f"eviction has a cache of its own, and cannot use a {type(past).__name__}")
-    return past.session
+    if past.model is not model:
+        raise InputError("past_key_values comes from another model")
+    return past
+
+
+def _check_places(places: Any, past: SequenceCache | None, given: torch.Tensor) -> None:
+    """``cache_position`` names the places of the tokens: those behind the ones in the cache."""
+    first, new = past.get_seq_length() if past else 0, given.shape[1]
+    expected = torch.arange(first, first + new, device=given.device)
+    if places is not None and not torch.equal(places.to(given.device), expected):
+        raise InputError(f"cache_position is not {first} … {first + new - 1}, the tokens' places")
+
+
+def _check_settings(call: Call, model: LlamaForCausalLM) -> None:
+    """What ``generate`` would do with the prompt or the cache and eviction cannot."""
+    configs = [call.take("generation_config"), model.generation_config]
+
+    def setting(name: str) -> Any:
+        given = [call.take(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in given if value is not None), None)
+
+    if setting("prefill_chunk_size"):
+        raise InputError("eviction is of whole prompts: leave prefill_chunk_size out")
+    if (setting("num_beams") or 1) > 1:
+        raise InputError("eviction takes a prompt without beams: leave num_beams out")
