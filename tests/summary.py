@@ -3,24 +3,28 @@
     python tests/summary.py [--all] REPORT.xml…
 
 A report is pytest's JUnit XML of one environment and is named after it. With ``--all``, a test that
-was skipped in every environment is a failure, unless it is marked ``gpu``.
+was skipped in every environment is a failure, unless a marker says what it needs (conftest.py).
 """
 
 from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+STATES = ("failed", "passed", "skipped")  # what counts of a test that was in several environments
+NEEDS = {"gpu": "for a GPU only", "published": "for published files only"}
+
 
 class Outcome(NamedTuple):
-    """``state`` is passed, failed or skipped; ``reason`` says why it was skipped."""
+    """One of ``STATES``; why, and what was missing, of a test that was skipped."""
 
     state: str
     reason: str
-    gpu: bool
+    needs: str
 
 
 def outcomes(report: Path) -> Iterator[tuple[str, Outcome]]:
@@ -31,42 +35,40 @@ def outcomes(report: Path) -> Iterator[tuple[str, Outcome]]:
         state = "passed" if skipped is None else "skipped"
         if case.find("failure") is not None or case.find("error") is not None:
             state = "failed"
-        gpu = any(p.get("name") == "gpu" for p in case.iter("property"))
-        yield name, Outcome(state, "" if skipped is None else skipped.get("message", ""), gpu)
-
-
-def best(found: list[Outcome]) -> Outcome:
-    """A failure anywhere counts, then a pass anywhere."""
-    return min(found, key=lambda outcome: ("failed", "passed", "skipped").index(outcome.state))
+        reason = "" if skipped is None else skipped.get("message", "")
+        needs = [p.get("value") for p in case.iter("property") if p.get("name") == "needs"]
+        yield name, Outcome(state, reason, *needs[:1] or [""])
 
 
 def main(arguments: list[str]) -> int:
-    reports = [Path(argument) for argument in arguments if argument != "--all"]
-    tests: dict[str, list[Outcome]] = {}
-    for report in reports:
-        states = []
-        for name, outcome in outcomes(report):
-            tests.setdefault(name, []).append(outcome)
-            states.append(outcome.state)
-        counts = ", ".join(f"{states.count(s)} {s}" for s in ("passed", "failed", "skipped"))
-        print(f"{report.stem}: {counts}")
+    everything = "--all" in arguments
+    tests: dict[str, Outcome] = {}
+    for report in (Path(argument) for argument in arguments if argument != "--all"):
+        found = dict(outcomes(report))
+        counts = Counter(outcome.state for outcome in found.values())
+        print(f"{report.stem}: " + ", ".join(f"{counts[s]} {s}" for s in reversed(STATES)))
+        for name, outcome in found.items():
+            known = tests.get(name, outcome)
+            tests[name] = min(known, outcome, key=lambda o: STATES.index(o.state))
 
-    total = {name: best(found) for name, found in tests.items()}
-    modules = {name.partition("::")[0] for name in total if "::" in name}
-    nowhere = {  # a module skipped in one environment may have run, test by test, in another
-        name: outcome
-        for name, outcome in total.items()
-        if outcome.state == "skipped" and not outcome.gpu and name not in modules
+    # A module that one environment skipped as a whole may have run in another, test by test.
+    modules = {name.partition("::")[0] for name in tests if "::" in name}
+    tests = {name: outcome for name, outcome in tests.items() if name not in modules}
+    nowhere = {
+        name: outcome.reason
+        for name, outcome in tests.items()
+        if outcome.state == "skipped" and not outcome.needs
     }
-    if "--all" in arguments:
-        for name, outcome in nowhere.items():
-            print(f"ran nowhere: {name} ({outcome.reason})")
-    elif nowhere:
-        print(f"{len(nowhere)} need what is not here: bash scripts/test.sh --all")
-    states = [outcome.state for outcome in total.values()]
-    failed = states.count("failed") + ("--all" in arguments) * len(nowhere)
-    gpu = sum(outcome.gpu and outcome.state == "skipped" for outcome in total.values())
-    print(f"{states.count('passed')} passed, {failed} failed, {gpu} for a GPU only")
+    for name, reason in nowhere.items() if everything else ():
+        print(f"ran nowhere: {name} ({reason})")
+    states = Counter(outcome.state for outcome in tests.values())
+    needs = Counter(outcome.needs for outcome in tests.values() if outcome.state == "skipped")
+    failed = states["failed"] + (len(nowhere) if everything else 0)
+    closing = [f"{states['passed']} passed", f"{failed} failed"]
+    closing += [f"{needs[marker]} {words}" for marker, words in NEEDS.items() if needs[marker]]
+    if nowhere and not everything:
+        closing.append(f"{len(nowhere)} for scripts/test.sh --all")
+    print(", ".join(closing))
     return failed > 0
 
 
