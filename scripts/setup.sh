@@ -115,7 +115,7 @@ locked() {
 # Triton builds its launchers on the machine where they run.
 builds_c() {
     local headers
-    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))')
     "${CC:-$(command -v gcc || command -v clang || echo cc)}" -E "-I$headers" -x c - \
         <<<'#include <Python.h>' >/dev/null 2>&1
 }

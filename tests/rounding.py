@@ -11,7 +11,7 @@ def assert_same(got, expected) -> None:
     Two orders of a sum of n products differ by at most 2nu of the sum of their sizes, u = 2⁻²⁴, and
     mostly by √n u. What the tests' models compute went through at most three layers of seven
     products of up to 192 terms, mostly 3·7·√192·u ≈ 2·10⁻⁵ of the largest number; five times that
-    is let pass. One entry of a cache too few moves logits by a hundred times as much.
+    is let pass. One entry in a hundred fewer in the cache moves logits by a hundred times as much.
     """
     got, expected = (np.asarray(x.detach().numpy(), np.float64) for x in (got, expected))
     assert got.shape == expected.shape
