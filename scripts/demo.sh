@@ -19,7 +19,7 @@ model=smollm2-135m-longctx
 say "1/4 set-up"
 bash scripts/setup.sh
 python=$PWD/.venv/bin/python
-cd src
+cd ./src
 
 say "2/4 prompts of 4,096 tokens with something to find, two a task (data/demo)"
 if [ -e ../data/demo/needle.jsonl ]; then

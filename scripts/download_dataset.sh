@@ -7,7 +7,7 @@
 # final name only when it has every example; until then it is called NAME.jsonl.part.
 set -euo pipefail
 
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 endpoint=${HF_ENDPOINT:-https://huggingface.co}
 source=${endpoint%/}/datasets/xinrongzhang2022/InfiniteBench/resolve/main
 out_dir=$root/data
@@ -76,7 +76,7 @@ for name in $names; do
         continue
     fi
     # A second attempt, for a part that cannot be resumed or was the start of something else.
-    for attempt in 1 2; do
+    for _ in 1 2; do
         tasks check "$part" "$name" 2>/dev/null && break
         fetch "$name" "$part"
         fault=$(tasks check "$part" "$name" 2>&1) && break

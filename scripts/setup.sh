@@ -82,55 +82,81 @@ open(site.getsitepackages()[0] + '/kvevict.pth', 'w').write(sys.argv[1])" "$PWD/
 }
 
 # Prints the part of Paddle's package index for this machine's driver, nothing without a GPU.
-# Not tried in CI, where there is no GPU.
 cuda_build() {
-    local cuda
-    cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]\).*/\1\2/p') || true
+    local cuda capability
+    cuda=$(nvidia-smi 2>/dev/null) || cuda=''
+    cuda=$(sed -n 's/.*CUDA Version: *\([0-9]*\)\.\([0-9]\).*/\1\2/p' <<<"$cuda")
     if [ -z "$cuda" ]; then
-        say "nvidia-smi finds no working GPU: taking Paddle's CPU wheel"
+        say "nvidia-smi finds no working GPU: Paddle's CPU wheel it is"
     elif [ "$cuda" -ge 130 ]; then
         echo cu130
     elif [ "$cuda" -ge 129 ]; then
         echo cu129
-    elif [ "$cuda" -ge 126 ]; then
-        echo cu126
+    elif [ "$cuda" -ge 120 ]; then
+        echo cu126 # a driver runs every wheel of its CUDA's major version
     elif [ "$cuda" -ge 118 ]; then
+        capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+            sort -n | tail -n 1) || true
+        [[ ! $capability =~ ^(9|[1-9][0-9])\. ]] ||
+            fail "the NVIDIA driver takes Paddle's wheel for CUDA 11.8, which has no code for a card of\
+ compute capability $capability; update the driver to one of CUDA 12.0 or newer, or set KVEVICT_CPU=1"
         echo cu118
     else
         fail "the NVIDIA driver is older than CUDA 11.8; update it or set KVEVICT_CPU=1"
     fi
 }
 
+# PACKAGE…: their entries in requirements.lock.
+locked() {
+    local names=$*
+    sed -nE "/^(${names// /|})==/,/# via/p" requirements.lock
+}
+
+# Triton builds its launchers on the machine where they run.
+builds_c() {
+    local headers
+    headers=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))')
+    "${CC:-$(command -v gcc || command -v clang || echo cc)}" -E "-I$headers" -x c - \
+        <<<'#include <Python.h>' >/dev/null 2>&1
+}
+
 install_locked() {
-    local cuda='' pinned=(--no-deps --require-hashes -r /dev/stdin)
-    if [ -n "$gpu" ]; then cuda=$(cuda_build); fi
+    local other=triton pinned=(--no-deps --require-hashes -r /dev/stdin)
+    if [ -n "$cuda" ]; then other=paddlepaddle; fi
     # Both of Paddle's wheels own the folder paddle/, so one never goes on top of the other.
-    .venv/bin/python -m pip uninstall -qq -y "paddlepaddle$([ -n "$cuda" ] || echo -gpu)"
+    .venv/bin/python -m pip uninstall -qq -y paddlepaddle paddlepaddle-gpu
     # Packages that come as source only are built by locked tools, not by the newest ones.
-    sed -nE '/^(setuptools|setuptools-scm|wheel|packaging|tomli|typing-extensions)==/,/# via/p' \
-        requirements.lock | pip_install .venv "${pinned[@]}"
-    # The GPU wheel has another name and lies on Paddle's own index.
-    sed "${cuda:+/^paddlepaddle==/,/# via/d}" requirements.lock |
+    locked setuptools setuptools-scm wheel packaging tomli typing-extensions |
+        pip_install .venv "${pinned[@]}"
+    # The GPU wheel has another name and lies on Paddle's own index; it alone needs Triton.
+    sed "/^$other==/,/# via/d" requirements.lock |
         pip_install .venv --no-build-isolation "${pinned[@]}"
     if [ -n "$cuda" ]; then
         pip_install .venv --index-url "https://www.paddlepaddle.org.cn/packages/stable/$cuda/" \
             "$(sed -n 's/^paddlepaddle\(==[^ ]*\).*/paddlepaddle-gpu\1/p' requirements.lock)"
+        builds_c || say "no C compiler or no Python.h (Debian and Ubuntu: gcc, python3-dev), which\
+ Triton needs: long prompts go on without its kernels, slower"
     fi
     link_library .venv
 }
 
-install_dev() { pip_install .venv --no-deps --require-hashes -r requirements-dev.lock; }
+install_dev() {
+    pip_install .venv --no-deps --require-hashes -r requirements-dev.lock
+    locked triton | pip_install .venv --no-deps --require-hashes -r /dev/stdin # its interpreter
+}
 
 install_torch() {
     pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
     link_library .venv-torch
 }
 
-gpu=''
-if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then gpu=yes; fi
+cuda=''
+if [ -z "${KVEVICT_CPU:-}" ] && command -v nvidia-smi >/dev/null; then cuda=$(cuda_build); fi
 
-once .venv locked "$(cksum <requirements.lock) ${gpu:+gpu}" install_locked
-if [ -n "$dev" ]; then once .venv dev "$(cksum <requirements-dev.lock)" install_dev; fi
+once .venv locked "$(cksum <requirements.lock) $cuda" install_locked
+if [ -n "$dev" ]; then
+    once .venv dev "$(cat requirements.lock requirements-dev.lock | cksum)" install_dev
+fi
 if [ -n "$torch" ]; then
     oldest=10 # PyTorch's own bound
     once .venv-torch torch "$(cat requirements-torch.txt requirements-dev.txt | cksum)" install_torch

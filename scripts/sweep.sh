@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # the caller sets what is not set here
 # Sourced by run_study.sh and needle_grid.sh: many settings on synthetic prompts of several lengths,
 # from nothing to one small file of scores. The caller sets name, config, tasks, lengths, depth,
 # examples and slice; flags override them and those below. Leaves $name, $scores and draw; ends in src/.
@@ -31,7 +32,7 @@ done
 [ ! -e "$model" ] || model=$(realpath -- "$model")
 python=${PYTHON:-}
 [[ $python != */* ]] || python=$(CDPATH='' cd -- "${python%/*}" && pwd)/${python##*/}
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
 if [ -z "$python" ]; then
     with=() python=$PWD/.venv/bin/python
     [ "$framework" != pytorch ] || with=(--with-torch) python=$PWD/.venv-torch/bin/python
@@ -40,14 +41,14 @@ fi
 cores=$(nproc)
 scores=$PWD/docs/data/$name/scores.jsonl.gz
 log=$PWD/results/$name/log
-cd src
+cd ./src || exit
 mkdir -p "$log" "${scores%/*}"
 export python model framework processes gpus name config tasks depth examples slice log jobs
 export TOKENIZERS_PARALLELISM=false  # the processes are parallel enough
 
 build() {  # length task: one data file
     local kinds=()
-    [ "$2" != math_find ] || kinds=(--kinds largest,smallest)
+    [ "$2" != math_find ] || kinds=(--kinds "largest,smallest")
     [ -e "../data/$name/$1/$2.jsonl" ] || "$python" ../data/construct_synthetic_dataset.py \
         --task "$2" --length "$1" --num_examples "$examples" --depth "$depth" --seed 1 \
         ${kinds[@]+"${kinds[@]}"} --model_path "$model" --out_dir "../data/$name/$1"
@@ -70,6 +71,7 @@ export -f build evaluate
 
 echo "== data/$name: $tasks at $lengths tokens, $examples examples each"
 for length in ${lengths//,/ }; do
+    # shellcheck disable=SC2086 # a line a task
     printf "$length %s\n" ${tasks//,/ }
 done | xargs -n 2 -P "$cores" bash -c 'build "$@"' build
 for file in ../data/"$name"/*/*.jsonl; do

@@ -1,22 +1,59 @@
 #!/usr/bin/env bash
-# Lints and tests. Arguments go to pytest: bash scripts/test.sh tests/test_budget.py -k sinks
+# Lints and tests.
+#
+#   bash scripts/test.sh          everything that needs no PyTorch, and that too where .venv-torch is
+#   bash scripts/test.sh --all    everything that needs no GPU: installs PyTorch and Chromium first
+#   bash scripts/test.sh tests/test_budget.py -k sinks    arguments go to pytest
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 bold='' plain=''
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
-run() { in_env .venv "$@"; }
-in_env() {
-    echo "$bold+ ${*:2}$plain"
+run() {
+    echo "$bold+ $*$plain"
     "$1/bin/python" -m "${@:2}"
 }
 
-bash scripts/setup.sh --dev
-run ruff check .
-run ruff format --check .
-run pytest "$@"
-# What needs PyTorch, where it was asked for: scripts/setup.sh --with-torch.
-if [ $# -eq 0 ] && [ -x .venv-torch/bin/python ]; then
-    in_env .venv-torch pytest tests/kernels tests/engine/test_cuda_graph.py tests/attention/test_flash.py \
-        tests/backends/test_torch.py
+# The page of a report is tried in a browser.
+get_chromium() {
+    local name
+    for name in chromium chromium-browser google-chrome; do
+        if command -v $name >/dev/null; then return; fi
+    done
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "$bold+ apt-get install chromium$plain"
+        apt-get update -qq || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            chromium >/dev/null && return
+    fi
+    echo "test.sh: there is no Chromium, and it cannot be installed from here" >&2
+}
+
+all=''
+if [ "${1:-}" = --all ]; then
+    all=--all
+    shift
+    get_chromium
 fi
+bash scripts/setup.sh --dev ${all:+--with-torch}
+run .venv ruff check .
+run .venv ruff format --check .
+echo "$bold+ shellcheck$plain"
+.venv/bin/shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+if [ $# -gt 0 ]; then
+    run .venv pytest "$@"
+    exit
+fi
+
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+status=0
+run .venv pytest --junitxml="$reports/paddle.xml" || status=$?
+if [ -x .venv-torch/bin/python ]; then
+    # What needs PyTorch, or compares with it.
+    run .venv-torch pytest --junitxml="$reports/pytorch.xml" \
+        tests/kernels tests/engine/test_cuda_graph.py tests/attention/test_flash.py \
+        tests/backends/test_torch.py || status=$?
+fi
+.venv/bin/python tests/summary.py $all "$reports"/*.xml || status=$?
+exit $status

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from kvevict import backends, models
 
+SHARED = Path(__file__).parents[2] / "shared"
+
 # The tests of the kernels and of the PyTorch backend also run where there is no Paddle.
 if importlib.util.find_spec("paddle"):
     backends.backend("paddle")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests whose marker says that they need what is not here, and say so in the report."""
+    for item in items:
+        for marker in item.iter_markers():
+            reason = missing(marker)
+            if reason:
+                item.user_properties.append(("needs", marker.name))
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def missing(marker: pytest.Mark) -> str | None:
+    if marker.name == "gpu" and not gpu_is_there():
+        return "needs a GPU"
+    if marker.name == "published" and not (SHARED / marker.args[0]).exists():
+        return f"needs ../shared/{marker.args[0]}"
+    return None
+
+
+@lru_cache
+def gpu_is_there() -> bool:
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        return torch.cuda.is_available()
+    import paddle
+
+    return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from kvevict.models.checkpoint import read_safetensors
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS = ROOT / "scripts" / "training"
 ADAPTER = ROOT / "assets" / "smollm2-135m-longctx"
 HIDDEN, KV, INNER, LAYERS = 576, 192, 1536, 30
 SHAPES = {  # SmolLM2-135M: [out, in]
@@ -180,7 +180,13 @@ def test_padded_generation_is_greedy_decoding_of_each_prompt(scripts, tiny_dir):
 
 def test_only_the_answer_bears_loss(scripts, tiny_dir):
     args = argparse.Namespace(
-        base=tiny_dir, seed=3, steps=5, max_length=1500, tokens_per_step=12_000, init=None
+        base=tiny_dir,
+        seed=3,
+        steps=5,
+        max_length=1500,
+        tokens_per_step=12_000,
+        init=None,
+        shares={"kv_retrieval": 3.0},
     )
     batches = scripts.Batches(args)
     tokenizer = scripts.read_tokenizer(tiny_dir)

@@ -238,7 +238,7 @@ def test_grading_needs_no_framework():
     }
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="no published predictions beside the repository")
+@pytest.mark.published("predictions")
 def test_published_predictions_get_the_benchmarks_own_scores(tmp_path):
     done = run("--output_dir", PUBLISHED, "--json", tmp_path / "scores.json")
     malformed = PUBLISHED / "yarn-mistral" / "preds_longbook_qa_chn.jsonl"

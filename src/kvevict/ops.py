@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import sysconfig
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Callable
 
@@ -14,8 +19,28 @@ CHUNK = 4096  # entries whose projected values are held at a time
 
 @lru_cache(maxsize=1)
 def has_triton() -> bool:
-    """Whether the Triton kernels can be used: they need the tensor descriptors of Triton 3.4."""
-    return bool(find_spec("triton") and find_spec("triton.tools.tensor_descriptor"))
+    """Whether the Triton kernels can be used; says so where only a C compiler is missing.
+
+    They need the tensor descriptors of Triton 3.4, and Triton builds a launcher for each, in C,
+    on the machine that runs them; its interpreter needs none.
+    """
+    if not (find_spec("triton") and find_spec("triton.tools.tensor_descriptor")):
+        return False
+    if os.environ.get("TRITON_INTERPRET") == "1" or _builds_c():
+        return True
+    print(
+        "no C compiler or no Python.h, which Triton needs (Debian and Ubuntu: gcc, python3-dev): "
+        "going on without its kernels, slower",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _builds_c() -> bool:
+    """Whether Triton will find what it builds with, where it looks."""
+    compiler = shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+    return compiler is not None and headers.is_file()
 
 
 def kernels(x: Tensor) -> ModuleType | None:

@@ -35,7 +35,7 @@ def test_what_the_kernels_take(monkeypatch, capability, dtype, head_dim, taken) 
             assert ops.flash_applies(q) == expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_any_head_dim_runs_on_a_gpu(head_dim: int) -> None:
     q, k, v = (
@@ -55,12 +55,11 @@ def test_any_head_dim_runs_on_a_gpu(head_dim: int) -> None:
     torch.testing.assert_close(mixed.cpu().double(), expected.out[0, :, -1:], rtol=0.02, atol=0.02)
 
 
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_properties(0).total_memory < 40 << 30,
-    reason="needs a GPU with 40 GiB",
-)
+@pytest.mark.gpu
 def test_more_elements_than_int32_counts() -> None:
     """Queries of 2³¹ numbers and more: rows, columns and the last entries are where they belong."""
+    if torch.cuda.get_device_properties(0).total_memory < 40 << 30:
+        pytest.skip("needs a GPU with 40 GiB")
     tokens, heads, group = (1 << 19) + 300, 8, 4
     torch.manual_seed(0)
     q, k, v = (

@@ -98,7 +98,7 @@ def test_shards(load, model_dir, weights):
         save_file({name: weights[name] for name in held}, model_dir / file)
     weight_map = {name: file for file, held in shards.items() for name in held}
     (model_dir / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    np.testing.assert_array_equal(loaded_logits(load(str(model_dir)), IDS), whole)
+    np.testing.assert_allclose(loaded_logits(load(str(model_dir)), IDS), whole, atol=1e-4)
     (model_dir / "part-1.safetensors").unlink()
     with pytest.raises(InputError, match=r"lacks part-1\.safetensors"):
         load(str(model_dir))

@@ -19,6 +19,7 @@ from kvevict import (  # noqa: E402
 )
 from kvevict.backends.torch.decoder import TorchDecoder  # noqa: E402
 from kvevict.engine import decode, prefill, prefilling  # noqa: E402
+from tests.rounding import assert_same  # noqa: E402
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
@@ -76,13 +77,13 @@ def test_sequences_at_one_position_are_as_one_by_one(model) -> None:
                 decoder.finish_layer(layer, hidden[own], mixed[own]),
             )
             for whole, part in zip(together, alone):
-                torch.testing.assert_close(whole[own], part)
+                assert_same(whole[own], part)
     logits = decoder.logits(hidden)
     assert logits.shape == (5, 256)
     for i in range(5):
         alone = decoder.logits(hidden[i : i + 1])
         assert alone.shape == (256,)
-        torch.testing.assert_close(logits[i], alone)
+        assert_same(logits[i], alone)
 
 
 def test_ids_and_positions_on_the_device(model) -> None:
@@ -96,7 +97,7 @@ def test_ids_and_positions_on_the_device(model) -> None:
         for layer in range(3):
             on_device = decoder.project(layer, hidden, start)
             for got, expected in zip(on_device, decoder.project(layer, hidden, position)):
-                assert torch.equal(got, expected)
+                assert_same(got, expected)
 
 
 def test_rope_that_turns_keys_again_is_refused() -> None:
@@ -124,4 +125,4 @@ def test_tables_are_made_once_for_all_layers(model, monkeypatch) -> None:
         assert len(made) == 5
     assert not decoder._rotations._tables
     whole.extend([7])
-    torch.testing.assert_close(parts.logits, whole.logits)
+    assert_same(parts.logits, whole.logits)

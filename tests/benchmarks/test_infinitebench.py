@@ -67,9 +67,7 @@ def test_prompt_is_the_releases(name):
     assert infinitebench.TASKS[name].prompt(example(name).fields).text == head + "CONTEXT" + tail
 
 
-@pytest.mark.skipif(
-    not PROTOCOL.exists(), reason="the protocol's text is not beside the repository"
-)
+@pytest.mark.published("infinitebench.md")
 def test_every_template_and_number_is_that_of_the_protocol():
     text = PROTOCOL.read_text("utf-8")
     templates = dict(re.findall(r"^- (\w+): `(.*?)`(?:,|$)", text, re.MULTILINE))

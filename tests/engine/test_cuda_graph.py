@@ -22,7 +22,6 @@ from kvevict.engine import cuda_graph, decode, decode_together, prefill  # noqa:
 from kvevict.engine.session import Session  # noqa: E402
 
 METHODS = ("full", "nacl", "adakv", "laprox")
-on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_where_it_applies(decoder) -> None:
     assert not cuda_graph.applies(grows, 100)  # it evicts while it decodes
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
 def test_the_graph_is_the_loop_to_the_bit(decoder, monkeypatch, method: str) -> None:
     one, other = sessions(decoder, method, method)
@@ -128,7 +127,7 @@ def test_the_graph_is_the_loop_to_the_bit(decoder, monkeypatch, method: str) -> 
     assert_same_tails(one, other)
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_a_batch_in_a_graph_is_the_batch_in_the_loop(decoder, monkeypatch) -> None:
     one, other = sessions(decoder, *METHODS), sessions(decoder, *METHODS)
     answers = decode_together(one, 40)
@@ -136,7 +135,7 @@ def test_a_batch_in_a_graph_is_the_batch_in_the_loop(decoder, monkeypatch) -> No
     assert [len(answer) for answer in answers] == [40] * 4
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_the_graph_stops_at_an_end_token(decoder, monkeypatch) -> None:
     answer = decode(sessions(decoder, "nacl")[0], 40)
     end = answer[20]
@@ -147,7 +146,7 @@ def test_the_graph_stops_at_an_end_token(decoder, monkeypatch) -> None:
     assert_same_tails(one, other)
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_memory_goes_back_prompt_after_prompt(decoder) -> None:
     held = []
     for _ in range(4):

@@ -92,13 +92,15 @@ def test_ratios_of_many_digits_are_exact() -> None:
 
 
 def test_scores_that_tie_keep_the_lower_positions() -> None:
-    prompt = Prompt(0, 50)
-    prompt.k[:] = prompt.k[:, :, :1]  # every key alike: equal norms, equal weights in each row
+    # Powers of two: norms, scores, the scale 1/√4 and weights of 1/64 are exact in any order of
+    # summation, so that the ties are ties on every processor.
+    prompt = Prompt(0, 64, d=4)
+    prompt.q[:], prompt.k[:] = 0.5, 2.0
     for policy in (
-        build("keynorm", keep_ratio=0.2, min_eviction_seqlen=0),
-        build("tova", keep_ratio=0.2, min_eviction_seqlen=0),
+        build("keynorm", keep_ratio=0.25, min_eviction_seqlen=0),
+        build("tova", keep_ratio=0.25, min_eviction_seqlen=0),
     ):
-        assert kept(run(policy, prompt), prompt) == [[list(range(10))] * 2] * 2
+        assert kept(run(policy, prompt), prompt) == [[list(range(16))] * 2] * 2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -58,7 +58,7 @@ def test_ragged_heads_match_dense_attention(case, dtype):
     assert error(got, expected) < TOLERANCE[dtype]
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")
+@pytest.mark.gpu
 def test_a_graph_follows_a_growing_tail():
     starts = torch.tensor([0, 900, 1000], dtype=torch.int32, device=DEVICE)
     q = heads(1, 4, 1, 128, torch.bfloat16)

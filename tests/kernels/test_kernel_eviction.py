@@ -7,17 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvevict import NACL, cache, noise
+from kvevict import NACL, noise, ops
 from kvevict.attention import ColumnStatistic
 from kvevict.engine.decode_eviction import DecodeEviction
 from kvevict.engine.prompt_eviction import Eviction
-from kvevict.methods import base, laprox
 from kvevict.methods.adakv import SharedTopK
 from kvevict.methods.base import Equal, LayerView, Policy, TopK
 from kvevict.methods.criticalkv import TwoStages
 from kvevict.methods.laprox import ModelWide, OutputScore
 from kvevict.methods.nacl import ProxyScore
-from tests.kernels.dense import DEVICE, torch
+from tests.kernels.dense import DEVICE, kernels, torch
 
 LAYERS, HEADS, GROUP, D = 4, 3, 2, 64
 N = 9001 if DEVICE == "cuda" else 1201
@@ -40,8 +39,8 @@ def use_kernels(monkeypatch: pytest.MonkeyPatch):
 
     def use() -> None:
         if DEVICE == "cpu":
-            for module in (base, cache, noise, laprox):
-                monkeypatch.setattr(module, "has_kernels", lambda x: True)
+            for name in ("kernels", "attention_kernels"):
+                monkeypatch.setattr(ops, name, lambda x: kernels)
 
     return use
 
@@ -94,7 +93,7 @@ def decode(name: str, device: str, steps: int) -> Eviction:
             held.append(*torch.randn(2, HEADS, 1, D, generator=generator).half().to(device))
             shapes = [(k.shape[0], GROUP, 1, k.shape[1] + held.tail) for _, k, _ in held.runs()]
             weights = [torch.rand(shape, generator=generator).to(device) for shape in shapes]
-            decoding.after(layer, held, weights, model)
+            decoding.observe(layer, held, weights, model)
     return eviction
 
 
@@ -131,7 +130,7 @@ def test_laprox_scores(use_kernels):
     scorer = OutputScore()
     assert scorer.statistics(N) == (ColumnStatistic("sum_of_squares", 32, per_kv_head=False),)
     norms = (view.values.double().unsqueeze(1) @ view.w_o.double()).norm(dim=-1)
-    expected = base.namespace(norms).nn.functional.avg_pool1d(
+    expected = torch.nn.functional.avg_pool1d(
         (squares.double().sqrt() * norms).sum(1)[:, : N - 32], 7, 1, 3
     )
     expected = expected / expected.sum()
@@ -142,7 +141,7 @@ def test_laprox_scores(use_kernels):
     assert ((got - expected) / expected).abs().max() < 1e-2
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="the host waits for a GPU only")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["two parts", "drawn", "top-k", "two stages"])
 def test_the_host_never_waits(name):
     views = layers(DEVICE, None)
