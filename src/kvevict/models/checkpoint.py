@@ -37,7 +37,8 @@ class Checkpoint:
     """What a model is made of, independent of the framework that will run it.
 
     `config` has Hugging Face's keys; `tensors` maps Hugging Face's names to functions that return
-    the array, linear weights as `[out, in]`; `eos_ids` are the ids that end a generation.
+    the array, linear weights as `[out, in]`; `eos_ids` are the ids that end a generation, and
+    `chat_template` is Jinja's source.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Checkpoint:
     tensors: Tensors
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
+    chat_template: str | None = None
 
 
 def read_directory(path: Path) -> Checkpoint:
@@ -61,11 +63,15 @@ def read_directory(path: Path) -> Checkpoint:
         tensors.update(read_safetensors(file))
     if any(name.startswith("llama.") for name in tensors):
         tensors = _from_paddlenlp(tensors)
-    generation_file = path / "generation_config.json"
-    generation = read_json(generation_file) if generation_file.is_file() else {}
+    generation, texts = (
+        read_json(path / file) if (path / file).is_file() else {}
+        for file in ("generation_config.json", "tokenizer_config.json")
+    )
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids)
+    template = texts.get("chat_template")
+    template = template if isinstance(template, str) else None
+    return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids, template)
 
 
 def normalise_config(config: dict, source: str) -> dict:
@@ -75,9 +81,9 @@ def normalise_config(config: dict, source: str) -> dict:
     do PaddleNLP's `rope_scaling_type` and `rope_scaling_factor`.
     """
     architectures = config.get("architectures") or [config.get("model_type")]
-    if not {"LlamaForCausalLM", "llama"} & set(architectures):
+    if not {"LlamaForCausalLM", "llama", "Qwen2ForCausalLM", "qwen2"} & set(architectures):
         raise InputError(
-            f"{source}: only Llama models can be loaded, this one is {architectures[0]}"
+            f"{source}: only Llama and Qwen2 models can be loaded, this one is {architectures[0]}"
         )
     config = dict(config)
     rope = dict(config.pop("rope_parameters", None) or {})
