@@ -29,7 +29,7 @@ from evaluation.progress import Progress
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
-from kvevict.backends import backend, use_device
+from kvevict.backends import backend, check_framework, use_device
 from kvevict.errors import InputError
 from kvevict.methods import Policy
 from kvevict.models import read_checkpoint
@@ -64,9 +64,11 @@ def evaluate(args: Namespace) -> None:
         for name, settings in arguments.runs(args, policies)
     ]
     checkpoint = read_checkpoint(args.model_path)
-    positions = checkpoint.config["max_position_embeddings"]
+    check_framework(checkpoint, args.framework)
     truncate = not args.no_truncation
-    prompts = Prompts(checkpoint.tokenizer, args.max_length, positions, truncate, args.compress)
+    prompts = Prompts(
+        checkpoint.tokenizer, args.max_length, checkpoint.max_positions, truncate, args.compress
+    )
     for task in wanted:
         prompts.room(task)
         if not truncate and processes.rank == 0:

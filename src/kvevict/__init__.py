@@ -32,6 +32,7 @@ from .methods import (
     StreamingLLM,
     build,
 )
+from .models.families import unknown_class
 
 __version__ = "0.1.0"
 __all__ = [
@@ -69,7 +70,8 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
     ``past_key_values`` that it returned.
 
     Args:
-        model: the ``LlamaForCausalLM`` of PaddleNLP or of transformers, in eval mode.
+        model: of PaddleNLP or of transformers, of a class in ``kvevict.models.families``, in eval
+            mode.
         policy: such as ``NACL(keep_ratio=0.2)``.
         example: the number of the context's first prompt; each further one has the next. It counts
             into the noise of the policies that draw: the same number, the same draw. Who enters a
@@ -85,8 +87,5 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
     """
     own = of_model(model)
     if own is None:
-        raise InputError(
-            "evict takes a LlamaForCausalLM of PaddleNLP or transformers, not "
-            f"{type(model).__module__}.{type(model).__qualname__}"
-        )
+        raise unknown_class(type(model))
     return own.evict(model, policy, example)

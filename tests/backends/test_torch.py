@@ -73,12 +73,12 @@ def test_sequences_at_one_position_are_as_one_by_one(model) -> None:
     decoder = TorchDecoder(model)
     hidden, mixed = torch.randn(2, 5, 1, 128)
     for layer in range(3):
-        together = (*decoder.project(layer, hidden, 70), decoder.complete(layer, hidden, mixed))
+        together = (*decoder.project(layer, hidden, 70), decoder.finish_layer(layer, hidden, mixed))
         for i in range(5):
             own = slice(i, i + 1)
             alone = (
                 *decoder.project(layer, hidden[own], 70),
-                decoder.complete(layer, hidden[own], mixed[own]),
+                decoder.finish_layer(layer, hidden[own], mixed[own]),
             )
             for whole, part in zip(together, alone):
                 torch.testing.assert_close(whole[own], part)

@@ -134,7 +134,7 @@ def test_tokenizer_of_each_family(tmp_path, weights, pre, words):
 def test_refused_files(tmp_path, weights):
     cases = {
         "this one is mamba": {"arch": "mamba"},
-        "byte-level BPE .* this one is llama": {"tokenizer": "llama"},
+        "only byte-level BPE .* this one is bert": {"tokenizer": "bert"},
         "pre-tokenizer 'tekken' is not known": {"pre": "tekken"},
         r"Llama does not: blk\.0\.attn_q\.bias": {
             "extra": {"blk.0.attn_q.bias": np.zeros(64, np.float32)}

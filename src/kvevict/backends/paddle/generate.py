@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import paddle
-from paddlenlp.transformers import LlamaForCausalLM
+from paddlenlp.transformers import PretrainedModel
 from paddlenlp.transformers.model_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from ...engine.session import Session
@@ -18,7 +18,7 @@ from .decoder import PaddleDecoder, rms_norm
 
 
 @contextmanager
-def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
+def evict(model: PretrainedModel, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """PaddleNLP's part of :func:`kvevict.evict`, which has the contract.
 
     The cache that PaddleNLP passes around is a stand-in of no bytes whose length is the number of
@@ -34,12 +34,12 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         given = input_ids if inputs_embeds is None else inputs_embeds
         hidden, session = prompts.take_in(given, session, attention_mask, **others)
         stand_in = paddle.empty([1, session.cache.seen, prompts.decoder.kv_heads, 0])
-        last = rms_norm(model.llama.norm, hidden[:, -1:])
+        last = rms_norm(model.base_model.norm, hidden[:, -1:])
         stand_ins = ((stand_in, stand_in),) * prompts.decoder.layers
         outputs = BaseModelOutputWithPastAndCrossAttentions(last, stand_ins)
         return outputs if others.get("return_dict") else outputs.to_tuple()
 
-    with forward_replaced(model.llama, forward):
+    with forward_replaced(model.base_model, forward):
         yield prompts.sessions
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ...engine.prefilling import CHUNK
@@ -36,7 +36,7 @@ class SessionCache:
 
 
 @contextmanager
-def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
+def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """The part of transformers in :func:`kvevict.evict`, which has the contract.
 
     ``model(...)`` gives the logits of every token passed in, and its ``past_key_values`` goes on
@@ -56,10 +56,10 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         given = input_ids if inputs_embeds is None else inputs_embeds
         hidden, session = prompts.take_in(given, session, attention_mask, **others)
         # The norm widens to float32: by chunks, this is less than a layer took.
-        parts = [model.model.norm(part) for part in hidden.split(CHUNK, dim=1)]
+        parts = [model.base_model.norm(part) for part in hidden.split(CHUNK, dim=1)]
         return BaseModelOutputWithPast(torch.cat(parts, dim=1), SessionCache(session))
 
-    with forward_replaced(model.model, forward):
+    with forward_replaced(model.base_model, forward):
         yield prompts.sessions
 
 
