@@ -59,10 +59,13 @@ class Checkpoint:
     @property
     def settings(self) -> dict[str, Any]:
         """What the config classes of both frameworks take by the same names; all but RoPE's."""
-        eos = list(self.eos_ids)
+        eos, pad = list(self.eos_ids), self.config.get("pad_token_id")
         return {
             **{key: v for key, v in self.config.items() if not key.startswith("rope_")},
+            "bos_token_id": self.config.get("bos_token_id"),
             "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+            # Some files name one beyond the vocabulary, which no embedding takes.
+            "pad_token_id": pad if pad in range(self.config["vocab_size"]) else None,
         }
 
     def check(self) -> None:

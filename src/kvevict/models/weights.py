@@ -12,17 +12,17 @@ import numpy as np
 from kvevict.errors import InputError
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-# How quantised weights are known where no config.json says so: by ends of names, and by types.
+# How quantised weights are known where no config.json says so: by ends of names, or by types.
 _QUANTISED_NAMES = {
-    ".g_idx": "gptq",
-    ".qweight": "gptq or awq",
+    ".g_idx": "GPTQ",
+    ".qweight": "GPTQ or AWQ",
     ".absmax": "bitsandbytes",
     ".SCB": "bitsandbytes",
     ".weight_packed": "compressed-tensors",
-    ".weight_scale_inv": "fp8",
-    ".weight_scale": "fp8",
 }
-_QUANTISED_TYPES = {"F8_E4M3": "fp8", "F8_E5M2": "fp8", "U8": "bitsandbytes", "I8": "bitsandbytes"}
+_BYTES = "bitsandbytes or another format of 8-bit integers"
+_QUANTISED_TYPES = {"F8_E4M3": "FP8", "F8_E5M2": "FP8", "U8": _BYTES, "I8": _BYTES}
+_WRITTEN = {"gptq": "GPTQ", "awq": "AWQ", "fp8": "FP8"}  # as config.json has them
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def read_safetensors(path: Path) -> Tensors:
 
 def quantised(method: str | None) -> InputError:
     """The error for weights of fewer bits than a model computes in, made by ``method``."""
-    short = {"gptq": "GPTQ", "awq": "AWQ", "gptq or awq": "GPTQ or AWQ", "fp8": "FP8"}
     return InputError(
-        f"the weights are quantised with {short.get(method, method)}, which is not supported: take "
-        "the original model, or a GGUF file of it"
+        f"the weights are quantised with {_WRITTEN.get(method, method)}, which is not supported: "
+        "take the original model, or a GGUF file of it"
     )
 
 
