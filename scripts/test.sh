@@ -53,7 +53,7 @@ if [ -x .venv-torch/bin/python ]; then
     # What needs PyTorch, or compares with it.
     run .venv-torch pytest --junitxml="$reports/pytorch.xml" \
         tests/kernels tests/engine/test_cuda_graph.py tests/attention/test_flash.py \
-        tests/backends/test_torch.py || status=$?
+        tests/backends || status=$?
 fi
 .venv/bin/python tests/summary.py $all "$reports"/*.xml || status=$?
 exit $status

@@ -32,7 +32,7 @@ from evaluation.prompting import Prompting
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
-from kvevict.backends import backend, use_device
+from kvevict.backends import backend, check_framework, use_device
 from kvevict.errors import InputError
 from kvevict.methods import Policy
 from kvevict.models import read_checkpoint
@@ -68,6 +68,7 @@ def evaluate(args: Namespace) -> None:
         for name, settings in arguments.runs(args, policies)
     ]
     checkpoint = read_checkpoint(args.model_path)
+    check_framework(checkpoint, args.framework)
     if args.chat == "on" and checkpoint.chat is None:
         raise InputError(f"--chat on: {args.model_path} has no chat template")
     prompting = Prompting(
@@ -75,8 +76,8 @@ def evaluate(args: Namespace) -> None:
         checkpoint.tokenizer,
         None if args.chat == "off" else checkpoint.chat,
         chat_everywhere=args.chat == "on",
-        max_length=args.max_length or checkpoint.config["max_position_embeddings"],
-        positions=checkpoint.config["max_position_embeddings"],
+        max_length=args.max_length or checkpoint.max_positions,
+        positions=checkpoint.max_positions,
         truncate=not args.no_truncation,
         compress=args.compress,
     )

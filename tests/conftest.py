@@ -17,6 +17,12 @@ if importlib.util.find_spec("paddle"):
     backends.backend("paddle")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """A module named after a framework is for the environment that has it."""
+    named = [name for name in ("paddle", "torch") if name in collection_path.stem]
+    return True if any(importlib.util.find_spec(name) is None for name in named) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests whose marker says that they need what is not here, and say so in the report."""
     for item in items:

@@ -31,6 +31,7 @@ from .methods import (
     StreamingLLM,
     build,
 )
+from .models.families import unknown_class
 
 if TYPE_CHECKING:
     from .backends import load
@@ -84,7 +85,8 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
     asyncio tasks that each enter one of their own are each in their own.
 
     Args:
-        model: the ``LlamaForCausalLM`` of PaddleNLP or of transformers, in eval mode.
+        model: of PaddleNLP or of transformers, of a class in ``kvevict.models.families``, in eval
+            mode.
         policy: such as ``NACL(keep_ratio=0.2)``.
         example: the number of the context's first prompt; each further one has the next. It counts
             into the noise of the policies that draw: the same number, the same draw. Who enters a
@@ -105,10 +107,7 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
 
     own = of_model(model)
     if own is None:
-        raise InputError(
-            "evict takes a LlamaForCausalLM of PaddleNLP or transformers, neither wrapped nor "
-            f"compiled, not {type(model).__module__}.{type(model).__qualname__}"
-        )
+        raise unknown_class(type(model))
     if not isinstance(policy, Policy):
         raise InputError(f"evict takes a policy, such as NACL(keep_ratio=0.2), not {policy!r}")
     return own.evict(model, policy, example)

@@ -8,7 +8,17 @@ from kvevict import InputError
 from kvevict.backends.paddle.decoder import PaddleDecoder
 
 
-def test_fused_weights_are_refused(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_model.config, "fuse_attention_qkv", True)
-    with pytest.raises(InputError, match="without fuse_attention_qkv"):
+@pytest.mark.parametrize(
+    ("setting", "value", "plain"),
+    [
+        ("fuse_attention_qkv", True, "False"),
+        ("alibi", True, "False"),
+        ("hidden_act", "relu", "silu"),
+    ],
+)
+def test_settings_that_change_the_arithmetic_are_refused(
+    tiny_model, monkeypatch: pytest.MonkeyPatch, setting: str, value: object, plain: str
+) -> None:
+    monkeypatch.setattr(tiny_model.config, setting, value, raising=False)
+    with pytest.raises(InputError, match=f"load the model with {setting}='?{plain}"):
         PaddleDecoder(tiny_model)

@@ -8,6 +8,9 @@ from pathlib import Path
 import paddle
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
+
+from tests import tiny_families
 
 
 def test_more_new_tokens_than_positions_are_refused(evaluate, tmp_path):
@@ -33,6 +36,12 @@ def _pickle(path):
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
 
 
+def _one_tensor_short(path):
+    weights = load_file(path / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, path / "model.safetensors")
+
+
 def _cut_off(path):
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -44,7 +53,11 @@ def _cut_off(path):
         (_no_weights, {}, "has no weights"),
         (_pickle, {}, "pytorch_model.bin holds pickled weights"),
         (_cut_off, {}, "model.safetensors is not a whole safetensors file"),
+        (_one_tensor_short, {}, "lacks the tensor model.layers.1.mlp.up_proj.weight"),
         (lambda path: None, {"architectures": ["GPT2LMHeadModel"]}, "this one is GPT2LMHeadModel"),
+        (lambda path: None, {"intermediate_size": 97}, "where the configuration asks for [97, 64]"),
+        (lambda path: None, {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
+        (lambda path: None, {"rope_scaling": {"type": "dynamic"}}, "'dynamic' is not supported"),
         (lambda path: (path / "tokenizer.json").write_text("{"), {}, "tokenizer.json"),
         (lambda path: (path / "config.json").write_text("{"), {}, "config.json"),
         (shutil.rmtree, {}, "there is no model"),
@@ -56,6 +69,18 @@ def test_a_bad_model_is_named_and_leaves_no_run(evaluate, tmp_path, spoil, confi
     error = evaluate(f"--model_path={model}", "--task=passkey", status=2)
     assert message in error and str(model) in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_refused_for_its_model_may_be_corrected(evaluate, predictions, tmp_path):
+    own = ["--task=passkey", "--model_name=mine", "--stop_idx=1"]
+    qwen3 = tiny_families.write_family(tmp_path / "qwen3", "qwen3")
+    error = evaluate(*own, f"--model_path={qwen3}", status=2)
+    assert error == (
+        f"eval_llama3.py: {qwen3}: PaddleNLP has no Qwen3 models; framework pytorch runs it\n"
+    )
+    assert not (tmp_path / "out").exists()
+    evaluate(*own)
+    assert predictions()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,26 +14,13 @@ from benchmarks import synthetic
 from kvevict.backends import FRAMEWORKS
 from kvevict.environment import THREAD_VARIABLES, default_threads
 from kvevict.models import load_tokenizer
+from tests.interpreters import interpreter
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-longctx"
 LENGTHS = {"passkey": 350, "needle": 600, "number_string": 1100}
 LIMIT = 300  # seconds; a process that hangs fails the test
 METHODS = ("full", "nacl", "snapkv", "adakv", "laprox")
-
-
-def interpreter(framework: str) -> str:
-    """This Python, or the one that an environment variable or scripts/setup.sh has for it."""
-    if all(map(find_spec, FRAMEWORKS[framework])):
-        return sys.executable
-    variable, venv = {
-        "paddle": ("KVEVICT_PADDLE_PYTHON", ".venv"),
-        "pytorch": ("KVEVICT_TORCH_PYTHON", ".venv-torch"),
-    }[framework]
-    found = Path(os.environ.get(variable, ROOT / venv / "bin" / "python"))
-    if not found.exists():
-        pytest.skip(f"no environment with {framework}: neither {variable} nor {venv}")
-    return str(found)
 
 
 def start(

@@ -49,7 +49,7 @@ def test_a_template_that_strips_is_followed():
 )
 def test_templates_that_cannot_be_used_are_refused(source, message):
     with pytest.raises(InputError, match=message):
-        ChatTemplate(source, {}, "x")
+        ChatTemplate(source, {}, "x").wrap("a", "b")
 
 
 def test_where_a_directory_has_its_template(tmp_path):

@@ -1,81 +1,31 @@
-"""GGUF files, written here by the gguf package, against a float64 model in GGUF's own layout."""
+"""GGUF files, written here by the gguf package: their weights, and what their metadata mean."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib.util import find_spec
 
 import gguf
 import numpy as np
 import pytest
-from tokenizers.pre_tokenizers import ByteLevel
 
 from kvevict import backends
 from kvevict.errors import InputError
-from tests.reference_llama import DIMS, logits, paddle_logits, plain_frequencies, random_weights
+from kvevict.models import read_checkpoint
+from kvevict.models.config import max_positions, normalise_config
+from kvevict.models.rope import attention_scale, inverse_frequencies
+from tests.models.gguf_file import EOT, write_gguf
+from tests.reference_llama import (
+    DIMS,
+    loaded_logits,
+    logits,
+    plain_frequencies,
+    random_weights,
+)
+from tests.tiny_families import CONFIGS, SIZES
+from tests.tiny_families import random_weights as family_weights
 
 IDS = np.random.default_rng(5).integers(0, DIMS["vocab_size"], 40).tolist()
-BLOCK = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-BOS, EOT = 298, 299
-MERGES = ["h e", "l l", "he ll", "Ġ Ġ", "1 2", "12 3", "3 4"]
-
-
-def gguf_name(name: str) -> str:
-    if name in NAMES:
-        return NAMES[name]
-    _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{BLOCK[rest[: -len('.weight')]]}.weight"
-
-
-def write_gguf(path: Path, weights: dict, pre: str = "gpt-2", arch: str = "llama", **changes):
-    """A file of a `DIMS` model; `changes` may set `rope_freqs`, `quant`, `tokenizer`, `extra`."""
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(DIMS["max_position_embeddings"])
-    writer.add_embedding_length(DIMS["hidden_size"])
-    writer.add_block_count(DIMS["num_hidden_layers"])
-    writer.add_feed_forward_length(DIMS["intermediate_size"])
-    writer.add_head_count(DIMS["num_attention_heads"])
-    writer.add_head_count_kv(DIMS["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(20000.0)
-    merged = [merge.replace(" ", "") for merge in MERGES]
-    tokens = [*sorted(ByteLevel.alphabet()), *merged, "hello"]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), 298)] + ["<|begin_of_text|>", "<|eot_id|>"]
-    writer.add_tokenizer_model(changes.get("tokenizer", "gpt2"))
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types([1] * 298 + [3, 3])
-    writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(BOS)
-    writer.add_eos_token_id(EOT)
-    quant = changes.get("quant")
-    for name, array in weights.items():
-        if quant is None or array.ndim == 1:
-            writer.add_tensor(gguf_name(name), array)
-        else:
-            data = gguf.quants.quantize(array, quant)
-            writer.add_tensor(gguf_name(name), data, raw_dtype=quant)
-    for name, array in changes.get("extra", {}).items():
-        writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+FRAMEWORK = next(name for name, needs in backends.FRAMEWORKS.items() if all(map(find_spec, needs)))
 
 
 @pytest.fixture
@@ -92,13 +42,13 @@ def test_logits_equal_those_of_the_interleaved_rotation(tmp_path, weights, quant
             n: a if a.ndim == 1 else gguf.quants.dequantize(gguf.quants.quantize(a, kind), kind)
             for n, a in weights.items()
         }
-    loaded = backends.load(str(path))
+    loaded = backends.load(str(path), device="cpu", framework=FRAMEWORK)
     assert (loaded.max_positions, loaded.eos_ids) == (512, (EOT,))
     frequencies = plain_frequencies(20000.0)
     expected = logits(weights, IDS, frequencies, interleaved=True)
     # The rotation matters at these sizes, so that a forgotten permutation would show.
     assert np.abs(expected - logits(weights, IDS, frequencies)).max() > 1.0
-    np.testing.assert_allclose(paddle_logits(loaded.model, IDS), expected, atol=2e-4, rtol=1e-4)
+    np.testing.assert_allclose(loaded_logits(loaded, IDS), expected, atol=2e-4, rtol=1e-4)
 
 
 def test_frequency_factors_and_tied_embeddings(tmp_path):
@@ -106,43 +56,153 @@ def test_frequency_factors_and_tied_embeddings(tmp_path):
     factors = np.linspace(1.0, 8.0, 8).astype(np.float32)
     path = write_gguf(tmp_path / "m.gguf", weights, extra={"rope_freqs.weight": factors})
     expected = logits(weights, IDS, plain_frequencies(20000.0) / factors, interleaved=True)
-    actual = paddle_logits(backends.load(str(path)).model, IDS)
-    np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
+    loaded = backends.load(str(path), device="cpu", framework=FRAMEWORK)
+    np.testing.assert_allclose(loaded_logits(loaded, IDS), expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("pre", "words"),
+    ("name", "arch", "metadata"),
     [
-        ("gpt-2", ["123", "4", "Ġ", "hell", "o"]),
-        ("smollm", ["1", "2", "3", "4", "Ġ", "hell", "o"]),
-        ("llama-bpe", ["<|begin_of_text|>", "123", "4", "Ġ", "hell", "o"]),
+        ("llama", "llama", {".rope.dimension_count": 16, ".expert_count": 0}),
+        (
+            "llama, own head_dim",
+            "llama",
+            {".attention.key_length": 32, ".attention.value_length": 32},
+        ),
+        ("qwen2", "qwen2", {}),
+        ("qwen2, tied, YaRN", "qwen2", {}),
+        ("qwen3", "qwen3", {".attention.key_length": 32, ".attention.value_length": 32}),
+        ("mistral", "llama", {}),
+        ("smollm3", "smollm3", {}),
     ],
 )
-def test_tokenizer_of_each_family(tmp_path, weights, pre, words):
-    path = write_gguf(tmp_path / "m.gguf", weights, pre=pre)
-    tokenizer = backends.load(str(path)).tokenizer
-    ids = tokenizer.encode("1234 hello")
-    assert [tokenizer.backend.id_to_token(i) for i in ids] == words
-    assert tokenizer.decode(ids) == "1234 hello"
-    assert tokenizer.encode("<|eot_id|>")[-1] == EOT
-    # Llama 3 takes a word that is in its vocabulary whole, even if no merges lead to it.
-    whole = [tokenizer.backend.id_to_token(i) for i in tokenizer.encode("hello")]
-    assert (whole[-1] == "hello") == (pre == "llama-bpe")
+def test_every_family_is_that_of_its_directory(tmp_path, name, arch, metadata):
+    config = {**SIZES, **CONFIGS[name], "rope_scaling": None}
+    weights = family_weights(config)
+    permute = arch in ("llama", "smollm3")
+    path = write_gguf(
+        tmp_path / "m.gguf", weights, arch, {**SIZES, **config}, permute=permute, **metadata
+    )
+    checkpoint = read_checkpoint(str(path))
+    assert checkpoint.tensors.keys() == weights.keys()
+    for tensor, array in weights.items():
+        np.testing.assert_array_equal(checkpoint.tensors[tensor](), array)
+    expected = normalise_config({**config, "pad_token_id": None}, "")
+    for key in ("head_dim", "num_key_value_heads", "rope_theta", "rope_scaling", "vocab_size"):
+        assert checkpoint.config[key] == expected[key]
+    assert checkpoint.config["rms_norm_eps"] == pytest.approx(1e-5, rel=1e-6)
+    assert checkpoint.family.gguf == arch
+    if arch == "smollm3":  # llama.cpp has its interval built in
+        assert checkpoint.config["no_rope_layers"] == [1, 1, 1, 0, 1]
 
 
-def test_refused_files(tmp_path, weights):
-    cases = {
-        "this one is mamba": {"arch": "mamba"},
-        "byte-level BPE .* this one is llama": {"tokenizer": "llama"},
-        "pre-tokenizer 'tekken' is not known": {"pre": "tekken"},
-        r"Llama does not: blk\.0\.attn_q\.bias": {
-            "extra": {"blk.0.attn_q.bias": np.zeros(64, np.float32)}
-        },
-    }
-    for words, changes in cases.items():
-        path = write_gguf(tmp_path / "m.gguf", weights, **changes)
-        with pytest.raises(InputError, match=words):
-            backends.load(str(path))
+def frequencies(checkpoint) -> np.ndarray:
+    return inverse_frequencies(checkpoint.config) / plain_frequencies(20000.0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "factor"),
+    [
+        ({}, 1.0),
+        ({".rope.scaling.type": "linear", ".rope.scaling.factor": 4.0}, 4.0),
+        ({".rope.scaling.factor": 4.0}, 4.0),
+        ({".rope.scale_linear": 4.0}, 4.0),
+        ({".rope.scale_linear": 4.0, ".rope.scaling.factor": 2.0}, 2.0),
+        ({".rope.scaling.type": "linear"}, 1.0),
+        ({".rope.scaling.type": "linear", ".rope.scaling.factor": 0.0}, 1.0),
+        ({".rope.scaling.type": "none", ".rope.scaling.factor": 4.0}, 1.0),
+    ],
+)
+def test_linear_scaling_in_every_spelling(tmp_path, weights, metadata, factor):
+    path = write_gguf(tmp_path / "m.gguf", weights, **metadata)
+    np.testing.assert_allclose(frequencies(read_checkpoint(str(path))), 1 / factor)
+    divisors = np.linspace(1.0, 8.0, 8).astype(np.float32)
+    path = write_gguf(
+        tmp_path / "f.gguf", weights, extra={"rope_freqs.weight": divisors}, **metadata
+    )
+    both = frequencies(read_checkpoint(str(path)))
+    np.testing.assert_allclose(both, 1 / divisors / factor, rtol=1e-6)
+
+
+def test_yarn(tmp_path, weights):
+    yarn = {".rope.scaling.type": "yarn", ".rope.scaling.factor": 4.0}
+    original = {".rope.scaling.original_context_length": 128}
+    more = {".rope.scaling.yarn_beta_fast": 16.0, ".rope.scaling.attn_factor": 1.25}
+    for metadata, expected, positions, scale in (
+        (yarn, {"original_max_position_embeddings": 512}, 2048, 1.0),
+        ({**yarn, **original}, {"original_max_position_embeddings": 128}, 512, 1.0),
+        (
+            {**yarn, **original, **more},
+            {"original_max_position_embeddings": 128, "beta_fast": 16.0},
+            512,
+            1.25,
+        ),
+    ):
+        checkpoint = read_checkpoint(str(write_gguf(tmp_path / "m.gguf", weights, **metadata)))
+        theirs = {"rope_type": "yarn", "factor": 4.0, **expected}
+        config = {"head_dim": 16, "rope_theta": 20000.0, "rope_scaling": theirs}
+        np.testing.assert_allclose(
+            inverse_frequencies(checkpoint.config), inverse_frequencies(config)
+        )
+        assert checkpoint.max_positions == positions
+        found = attention_scale(checkpoint.config)
+        assert found == pytest.approx(scale * (1 + 0.1 * np.log(4)))
+
+
+def test_a_window(tmp_path, weights):
+    for arch in ("llama", "qwen2"):
+        config = {**SIZES, "model_type": arch}
+        path = write_gguf(
+            tmp_path / "m.gguf", family_weights(config), arch, **{".attention.sliding_window": 100}
+        )
+        assert max_positions(read_checkpoint(str(path)).config) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arch": "mamba"}, "this one is mamba"),
+        ({"general.type": "adapter"}, "holds no model: its general.type is adapter"),
+        ({"split.count": 3}, "is one of 3 parts: llama-gguf-split --merge"),
+        (
+            {"extra": {"blk.0.attn_q.bias": np.zeros(64, np.float32)}},
+            r"Llama does not: blk\.0\.attn_q\.bias",
+        ),
+        ({".attention.layer_norm_rms_epsilon": None}, r"lacks llama\..*rms_epsilon"),
+        ({".context_length": None}, r"lacks llama\.context_length"),
+        ({".expert_count": 8}, r"llama\.expert_count=8 is not supported"),
+        ({".attention.value_length": 8}, r"llama\.attention\.value_length=8"),
+        ({".rope.dimension_count": 8}, r"llama\.rope\.dimension_count=8"),
+        ({".attention.causal": False}, r"llama\.attention\.causal=False"),
+        ({".logit_scale": 0.5}, r"llama\.logit_scale=0\.5"),
+        ({".attention.head_count": [4, 2]}, "num_attention_heads differs from layer to layer"),
+        ({".attention.head_count": 0}, "num_attention_heads must be a positive integer"),
+        ({".embedding_length": "64"}, "hidden_size must be a positive integer"),
+        ({".rope.scaling.type": "longrope"}, "type 'longrope' is not supported"),
+        ({".rope.scaling.attn_factor": 1.5}, r"llama\.rope\.scaling\.attn_factor=1\.5"),
+        (
+            {".rope.scaling.type": "yarn", ".rope.scaling.yarn_ext_factor": 0.5},
+            "yarn_ext_factor is not supported",
+        ),
+        (
+            {".rope.scaling.type": "yarn", ".rope.scaling.yarn_log_multiplier": 0.1},
+            "yarn_log_multiplier=",
+        ),
+    ],
+)
+def test_what_is_not_covered_is_refused_by_its_name(tmp_path, weights, changes, words):
+    path = write_gguf(tmp_path / "m.gguf", weights, **changes)
+    with pytest.raises(InputError, match=words) as caught:
+        read_checkpoint(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_quantisation_that_the_package_cannot_undo(tmp_path, weights):
+    kind = gguf.GGMLQuantizationType.I32
+    extra = {"blk.0.odd": np.zeros(64, np.int32)}
+    path = write_gguf(tmp_path / "m.gguf", weights, extra=extra)
+    with pytest.raises(InputError, match=f"quantisation {kind.name} of blk.0.odd is unknown"):
+        read_checkpoint(str(path))
 
 
 def test_cut_file_at_any_length_is_one_sentence(tmp_path, weights):
@@ -152,6 +212,6 @@ def test_cut_file_at_any_length_is_one_sentence(tmp_path, weights):
         path = tmp_path / "cut.gguf"
         path.write_bytes(whole[:size])
         with pytest.raises(InputError) as caught:
-            backends.load(str(path))
+            read_checkpoint(str(path))
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -22,6 +22,7 @@ from kvevict.engine.session import Decoder, Session
 from kvevict.errors import InputError
 from kvevict.methods.base import Policy
 from kvevict.models.checkpoint import Checkpoint
+from kvevict.models.families import by_class
 from kvevict.models.source import read_checkpoint
 from kvevict.models.tokenizer import Tokenizer
 
@@ -54,11 +55,7 @@ class Backend(Protocol):
         """Most memory allocated on the current GPU so far, in bytes; None on a CPU."""
 
     def build(self, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
-        """The model of PaddleNLP or transformers in eval mode on ``device``.
-
-        Raises:
-            InputError: a tensor is missing, unknown or of another shape.
-        """
+        """The model of PaddleNLP or transformers in eval mode on ``device``."""
 
     def decoder(self, model: Any) -> Decoder:
         """That model taken apart."""
@@ -118,6 +115,7 @@ def load(
     """
     place, dtype = use_device(device, dtype, framework)
     checkpoint = model if isinstance(model, Checkpoint) else read_checkpoint(str(model))
+    check_framework(checkpoint, framework)
     own = backend(framework)
     return LoadedModel(
         model=own.build(checkpoint, dtype, place),
@@ -126,9 +124,28 @@ def load(
         device=own.device_name(place),
         tokenizer=checkpoint.tokenizer,
         name=Path(os.path.abspath(checkpoint.source if checkpoint is model else model)).name,
-        max_positions=checkpoint.config["max_position_embeddings"],
+        max_positions=checkpoint.max_positions,
         eos_ids=checkpoint.eos_ids,
     )
+
+
+def check_framework(checkpoint: Checkpoint, framework: str) -> None:
+    """Refuse what transformers runs and PaddleNLP does not.
+
+    Raises:
+        InputError: PaddleNLP lacks the family, or takes head_dim for hidden_size / heads.
+    """
+    if framework != "paddle":
+        return
+    family, config = checkpoint.family, checkpoint.config
+    width = config["num_attention_heads"] * config["head_dim"]
+    lacks = None
+    if not family.paddle:
+        lacks = f"no {family.name} models"
+    elif width != config["hidden_size"]:
+        lacks = f"{family.name} models only without a head_dim of their own ({config['head_dim']})"
+    if lacks:
+        raise InputError(f"{checkpoint.source}: PaddleNLP has {lacks}; framework pytorch runs it")
 
 
 def use_device(device: str | None, dtype: str | None, framework: str) -> tuple[Any, str]:
@@ -162,13 +179,9 @@ def backend(framework: str) -> Backend:
 
 def of_model(model: Any) -> Backend | None:
     """The backend of a model made by PaddleNLP or transformers; None for any other object."""
-    # By name, since neither library may be imported for the other's sake.
-    for ancestor in type(model).__mro__:
-        if ancestor.__name__ == "LlamaForCausalLM":
-            library = ancestor.__module__.partition(".")[0]
-            for framework, (_, of_framework) in FRAMEWORKS.items():
-                if library == of_framework:
-                    return backend(framework)
+    for framework, (_, library) in FRAMEWORKS.items():
+        if by_class(type(model), library):
+            return backend(framework)
     return None
 
 

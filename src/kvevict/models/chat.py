@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class ChatTemplate:
-    """A Jinja template over ``messages``, run in a sandbox.
+    """A Jinja template over ``messages``, run in a sandbox when it is first asked for.
 
     Args:
         source: the template, as ``tokenizer_config.json`` or a GGUF has it.
@@ -23,11 +24,34 @@ class ChatTemplate:
         where: the file that it comes from, for errors.
 
     Attributes:
-        before, after: the text around one user's message, up to where the answer begins.
-        strips: whether the template strips white space off the message.
+        source: as given.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], where: str) -> None:
+        self.source, self._special_tokens, self._where = source, special_tokens, where
+
+    @property
+    def before(self) -> str:
+        """What stands before a user's message."""
+        return self._parts[0]
+
+    @property
+    def after(self) -> str:
+        """What stands behind it, up to where the answer begins."""
+        return self._parts[2]
+
+    @property
+    def strips(self) -> bool:
+        """Whether white space at the ends of the message is dropped."""
+        return self._parts[1] != MESSAGE
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        """The text around a message, and the message as the template lets it through.
+
+        Raises:
+            InputError: the template does not work, or has no place for a message.
+        """
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -39,17 +63,17 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = _to_json
         try:
-            text = environment.from_string(source).render(
+            text = environment.from_string(self.source).render(
                 messages=[{"role": "user", "content": MESSAGE}],
                 add_generation_prompt=True,
-                **special_tokens,
+                **self._special_tokens,
             )
         except (TemplateError, TypeError, ValueError) as error:
-            raise InputError(f"the chat template of {where} does not work: {error}") from None
-        self.strips = MESSAGE not in text
-        self.before, found, self.after = text.partition(MESSAGE.strip() if self.strips else MESSAGE)
-        if not found:
-            raise InputError(f"the chat template of {where} leaves the user's message out")
+            raise InputError(f"the chat template of {self._where} does not work: {error}") from None
+        for message in (MESSAGE, MESSAGE.strip()):
+            if message in text:
+                return text.partition(message)
+        raise InputError(f"the chat template of {self._where} leaves the user's message out")
 
     def wrap(self, context: str, question: str) -> tuple[str, str]:
         """A message in two parts with the template around it: texts to be joined as they are."""

@@ -8,52 +8,97 @@ when it is asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kvevict.errors import InputError
 from kvevict.models.chat import ChatTemplate, read_chat_template
+from kvevict.models.config import max_positions, normalise_config
+from kvevict.models.families import Family, by_config
 from kvevict.models.tokenizer import Tokenizer, read_tokenizer
-
-Tensors = dict[str, Callable[[], np.ndarray]]
+from kvevict.models.weights import LazyTensor, Tensors, read_safetensors
 
 PICKLED = (".bin", ".pdparams", ".pt", ".pth", ".ckpt", ".pkl")
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass
 class Checkpoint:
     """What a model is made of, independent of the framework that will run it.
 
-    `config` has Hugging Face's keys; `tensors` maps Hugging Face's names to functions that return
-    the array, linear weights as `[out, in]`; `eos_ids` are the ids that end a generation; `chat` is
-    None for a model without a chat template.
+    Attributes:
+        source: where it comes from, for messages.
+        config: Hugging Face's keys, as :func:`normalise_config` leaves them.
+        tensors: by Hugging Face's names, linear weights ``[out, in]``.
+        tokenizer: its own.
+        eos_ids: tokens that end a generation.
+        chat: its template; None for a model without one.
     """
 
     source: str
-    config: dict
+    config: dict[str, Any]
     tensors: Tensors
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
     chat: ChatTemplate | None = None
 
+    @property
+    def family(self) -> Family:
+        """Its entry."""
+        return by_config(self.config, self.source)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the model computes as it was meant to."""
+        return max_positions(self.config)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that the model is made of, and their shapes."""
+        return self.family.shapes(self.config)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the config classes of both frameworks take by the same names; all but RoPE's."""
+        eos, pad = list(self.eos_ids), self.config.get("pad_token_id")
+        return {
+            **{key: v for key, v in self.config.items() if not key.startswith("rope_")},
+            "bos_token_id": self.config.get("bos_token_id"),
+            "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
+            # Some files name one beyond the vocabulary, which no embedding takes.
+            "pad_token_id": pad if pad in range(self.config["vocab_size"]) else None,
+        }
+
+    def check(self) -> None:
+        """See that all tensors are there, and none beside them, without reading any.
+
+        Raises:
+            InputError: one is missing, unknown or of another shape.
+        """
+        shapes = self.shapes
+        # What a tied model's file may also hold is never read.
+        known = {*shapes, "lm_head.weight"} if self.config.get("tie_word_embeddings") else shapes
+        for name in shapes:
+            if name not in self.tensors:
+                raise InputError(f"{self.source} lacks the tensor {name}")
+        for name in self.tensors:
+            if name not in known and not name.endswith("rotary_emb.inv_freq"):
+                raise InputError(
+                    f"{self.source} has a tensor that {self.family.name} does not: {name}"
+                )
+        for name, shape in shapes.items():
+            if self.tensors[name].shape != shape:
+                raise InputError(
+                    f"{self.source}: the tensor {name} has the shape "
+                    f"{list(self.tensors[name].shape)} where the configuration asks for "
+                    f"{list(shape)}"
+                )
+
 
 def read_directory(path: Path) -> Checkpoint:
     """Read a directory in Hugging Face or PaddleNLP layout.
 
-    Raises `InputError` for a missing or malformed file, another architecture, or pickled weights.
+    Raises `InputError` for a missing or malformed file, another family, or pickled weights.
     """
     config_file = path / "config.json"
     if not config_file.is_file():
@@ -62,118 +107,17 @@ def read_directory(path: Path) -> Checkpoint:
     tensors = {}
     for file in _weight_files(path):
         tensors.update(read_safetensors(file))
-    if any(name.startswith("llama.") for name in tensors):
-        tensors = _from_paddlenlp(tensors)
-    generation_file = path / "generation_config.json"
-    generation = read_json(generation_file) if generation_file.is_file() else {}
+    prefix = f"{config['model_type']}."
+    if any(name.startswith(prefix) for name in tensors):
+        tensors = _from_paddlenlp(tensors, prefix)
+    generation, texts = (
+        read_json(path / file) if (path / file).is_file() else {}
+        for file in ("generation_config.json", "tokenizer_config.json")
+    )
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
     eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    tokenizer_file = path / "tokenizer_config.json"
-    chat = read_chat_template(path, read_json(tokenizer_file) if tokenizer_file.is_file() else {})
+    chat = read_chat_template(path, texts)
     return Checkpoint(str(path), config, tensors, read_tokenizer(path), eos_ids, chat)
-
-
-def normalise_config(config: dict, source: str) -> dict:
-    """Check that `config` is a Llama that PaddleNLP can build; return it in one set of keys.
-
-    `rope_parameters`, as transformers 5 writes it, becomes `rope_theta` and `rope_scaling`, and so
-    do PaddleNLP's `rope_scaling_type` and `rope_scaling_factor`.
-    """
-    architectures = config.get("architectures") or [config.get("model_type")]
-    if not {"LlamaForCausalLM", "llama"} & set(architectures):
-        raise InputError(
-            f"{source}: only Llama models can be loaded, this one is {architectures[0]}"
-        )
-    config = dict(config)
-    rope = dict(config.pop("rope_parameters", None) or {})
-    if rope:
-        config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta", 10000.0))
-        config["rope_scaling"] = rope
-    kind = config.pop("rope_scaling_type", None)
-    factor = config.pop("rope_scaling_factor", 1.0)
-    if kind is not None:
-        config["rope_scaling"] = {"rope_type": kind, "factor": factor}
-    for key in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "max_position_embeddings",
-    ):
-        _positive(config, key, source)
-    heads = _positive(config, "num_attention_heads", source)
-    if config.get("num_key_value_heads") is None:
-        config["num_key_value_heads"] = heads
-    kv_heads = _positive(config, "num_key_value_heads", source)
-    if config["hidden_size"] % heads or heads % kv_heads:
-        raise InputError(
-            f"{source}: hidden_size {config['hidden_size']}, num_attention_heads {heads} and "
-            f"num_key_value_heads {kv_heads} do not divide one another"
-        )
-    head_dim = config["hidden_size"] // heads
-    if config.get("head_dim") not in (None, head_dim):
-        raise InputError(
-            f"{source}: head_dim {config['head_dim']} differs from hidden_size / "
-            f"num_attention_heads = {head_dim}, which PaddleNLP's Llama cannot run"
-        )
-    return config
-
-
-def read_safetensors(path: Path) -> Tensors:
-    """Map a safetensors file; each tensor is copied out, as floating point, when called for.
-
-    Written here because NumPy has no bfloat16: such tensors come back as float32, exactly.
-    """
-    try:
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        size = int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8 : 8 + size].tobytes())
-        header.pop("__metadata__", None)
-        body = data[8 + size :]
-        return {name: _reader(body, entry) for name, entry in header.items()}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def llama_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What Paddle's and Hugging Face's `LlamaConfig` call by the same names."""
-    config, eos = checkpoint.config, list(checkpoint.eos_ids)
-    return {
-        **{name: config[name] for name in SIZES},
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-        "tie_word_embeddings": bool(config.get("tie_word_embeddings")),
-        "bos_token_id": config.get("bos_token_id"),
-        "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
-        "pad_token_id": config.get("pad_token_id"),
-    }
-
-
-def read_weights(
-    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors that a model is made of, one after the other, so that only one is held.
-
-    `shapes` maps Hugging Face's names to what the model expects, linear weights `[out, in]`.
-    Raises `InputError` when a tensor is missing, unknown or of another shape.
-    """
-    tied = {"lm_head.weight"} if checkpoint.config.get("tie_word_embeddings") else set()
-    known = tied.union(shapes)
-    for name in shapes:
-        if name not in checkpoint.tensors:
-            raise InputError(f"{checkpoint.source} lacks the tensor {name}")
-    for name in checkpoint.tensors:
-        if name not in known and not name.endswith("rotary_emb.inv_freq"):
-            raise InputError(f"{checkpoint.source} has a tensor that Llama does not: {name}")
-    for name, shape in shapes.items():
-        array = checkpoint.tensors[name]()
-        if list(array.shape) != list(shape):
-            raise InputError(
-                f"{checkpoint.source}: the tensor {name} has {array.size} values of shape "
-                f"{list(array.shape)} where the configuration asks for {list(shape)}"
-            )
-        yield name, array
 
 
 def read_json(path: Path) -> dict:
@@ -195,26 +139,6 @@ def pickle_error(path: Path) -> InputError:
     )
 
 
-def _reader(body: np.ndarray, entry: dict) -> Callable[[], np.ndarray]:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"tensors of type {entry['dtype']} are not supported")
-    dtype, shape, (start, end) = (
-        np.dtype(_DTYPES[entry["dtype"]]),
-        entry["shape"],
-        entry["data_offsets"],
-    )
-    if not 0 <= start <= end <= body.size or end - start != dtype.itemsize * int(np.prod(shape)):
-        raise ValueError("the header promises more than the file holds")
-
-    def read() -> np.ndarray:
-        array = body[start:end].view(dtype).reshape(shape)
-        if entry["dtype"] == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return np.array(array)
-
-    return read
-
-
 def _weight_files(path: Path) -> list[Path]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
@@ -234,27 +158,20 @@ def _weight_files(path: Path) -> list[Path]:
     raise InputError(f"{path} has no weights: neither model.safetensors nor its index is there")
 
 
-def _from_paddlenlp(tensors: Tensors) -> Tensors:
+def _from_paddlenlp(tensors: Tensors, prefix: str) -> Tensors:
     # PaddleNLP says "llama." for "model." and stores linear weights as [in, out].
     def renamed(name: str) -> str:
-        return "model." + name[len("llama.") :] if name.startswith("llama.") else name
+        return "model." + name[len(prefix) :] if name.startswith(prefix) else name
 
-    def transposed(read: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
-        return lambda: read().T
+    def transposed(tensor: LazyTensor) -> LazyTensor:
+        return LazyTensor(tensor.shape[::-1], lambda: tensor().T)
 
     return {
-        renamed(name): transposed(read) if is_linear(name) else read
-        for name, read in tensors.items()
+        renamed(name): transposed(tensor) if is_linear(name) else tensor
+        for name, tensor in tensors.items()
     }
 
 
 def is_linear(name: str) -> bool:
     """Whether `name` is the weight of a linear layer, which Paddle stores transposed."""
     return name.endswith("_proj.weight") or name == "lm_head.weight"
-
-
-def _positive(config: dict, key: str, source: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{source}: {key} must be a positive integer, not {value!r}")
-    return value

@@ -1,46 +1,65 @@
-"""GGUF files of Llama-architecture models: weights dequantised, tokenizer rebuilt."""
+"""GGUF files: the configuration in Hugging Face's keys, weights dequantised.
+
+Metadata mean what they mean to llama.cpp, defaults included; what is not read here, and is there,
+is refused by its name.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, normalise_config
-from kvevict.models.tokenizer import FastTokenizer
+from kvevict.models.chat import SPECIAL_TOKENS, ChatTemplate
+from kvevict.models.checkpoint import Checkpoint
+from kvevict.models.config import normalise_config
+from kvevict.models.families import Family, by_gguf
+from kvevict.models.gguf_tokenizer import gguf_tokenizer
+from kvevict.models.weights import LazyTensor, Tensors
 
 _NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
 }
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Llama 3's split of text into words, as published with its tokenizer.
-_LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_CONTROL, _USER_DEFINED = 3, 4  # gguf token types
+_REQUIRED = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+}
+_HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned")
+_FREQUENCIES = "rope_freqs.weight"
+_PERMUTED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
 
 def read_gguf(path: Path) -> Checkpoint:
     """Read a GGUF file; tensors are dequantised one by one when asked for.
 
-    Raises `InputError` for a damaged file, another architecture, a quantisation that the gguf
-    package cannot undo, or a tokenizer other than byte-level BPE.
+    Raises:
+        InputError: a damaged file, one of several parts, another family, metadata or a tokenizer
+            that are not covered, or a quantisation that the gguf package cannot undo.
     """
     from gguf import GGUFReader
 
@@ -51,28 +70,38 @@ def read_gguf(path: Path) -> Checkpoint:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the parser trips over damage in many ways
         raise InputError(f"{path} is not a whole GGUF file: {error}") from error
-    architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise InputError(f"{path}: only Llama models can be loaded, this one is {architecture}")
-    config = _config(fields, reader.tensors, str(path))
-    eos_keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    eos = [fields.get(f"tokenizer.ggml.{key}") for key in eos_keys]
+    if fields.get("general.type", "model") != "model":
+        raise InputError(f"{path} holds no model: its general.type is {fields['general.type']}")
+    if fields.get("split.count", 1) > 1:
+        raise InputError(
+            f"{path} is one of {fields['split.count']} parts: llama-gguf-split --merge joins them"
+        )
+    family = by_gguf(fields.get("general.architecture"), str(path))
+    config = _config(fields, reader.tensors, family, str(path))
     return Checkpoint(
         source=str(path),
         config=config,
-        tensors=dict(
-            _tensor(t, config, path) for t in reader.tensors if t.name != "rope_freqs.weight"
-        ),
-        tokenizer=_tokenizer(fields, path),
-        eos_ids=tuple(dict.fromkeys(int(i) for i in eos if i is not None)),
+        tensors=_tensors(reader.tensors, family, config, path),
+        tokenizer=gguf_tokenizer(fields, path),
+        eos_ids=_eos_ids(fields, family),
+        chat=_chat_template(fields, path),
     )
+
+
+def _chat_template(fields: dict[str, Any], path: Path) -> ChatTemplate | None:
+    source, tokens = fields.get("tokenizer.chat_template"), fields.get("tokenizer.ggml.tokens", ())
+    if source is None:
+        return None
+    ids = {name: fields.get(f"tokenizer.ggml.{name}_id") for name in SPECIAL_TOKENS}
+    special = {name: tokens[i] for name, i in ids.items() if i in range(len(tokens))}
+    return ChatTemplate(source, special, str(path))
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     """Undo GGUF's reordering of query and key rows.
 
     Llama's GGUF files pair dimensions (2i, 2i+1) for the rotation, Hugging Face's layout pairs
-    (i, i + head_dim/2). `weight` is `[heads * head_dim, in]`, and so is the result.
+    (i, i + head_dim/2). ``weight`` is ``[heads * head_dim, in]``, and so is the result.
     """
     rows, columns = weight.shape
     return (
@@ -80,103 +109,127 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
-def _config(fields: dict, tensors: list, source: str) -> dict:
-    def get(key: str, default=None):
-        return fields.get(f"llama.{key}", default)
-
-    shapes = {tensor.name: tensor for tensor in tensors}
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "vocab_size": len(fields.get("tokenizer.ggml.tokens", ())),
-        "hidden_size": get("embedding_length"),
-        "intermediate_size": get("feed_forward_length"),
-        "num_hidden_layers": get("block_count"),
-        "num_attention_heads": get("attention.head_count"),
-        "num_key_value_heads": get("attention.head_count_kv"),
-        "max_position_embeddings": get("context_length"),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
-        "rope_theta": get("rope.freq_base", 10000.0),
-        "head_dim": get("rope.dimension_count"),
-        "tie_word_embeddings": "output.weight" not in shapes,
-        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": fields.get("tokenizer.ggml.padding_token_id"),
+def _config(fields: dict, tensors: list, family: Family, source: str) -> dict[str, Any]:
+    prefix = f"{family.gguf}."
+    given = {key[len(prefix) :]: v for key, v in fields.items() if key.startswith(prefix)}
+    by_name = {tensor.name: tensor for tensor in tensors}
+    config = {name: given.pop(key, None) for name, key in _REQUIRED.items()}
+    for name, key in _REQUIRED.items():
+        if config[name] is None:
+            raise InputError(f"{source} lacks {prefix}{key}")
+    heads = config["num_attention_heads"]
+    config.update(
+        architectures=[family.architecture],
+        vocab_size=given.pop("vocab_size", len(fields.get("tokenizer.ggml.tokens", ()))),
+        num_key_value_heads=given.pop("attention.head_count_kv", heads),
+        tie_word_embeddings="output.weight" not in by_name,
+        head_dim=given.pop("attention.key_length", None),
+        rope_theta=given.pop("rope.freq_base", 10000.0),
+        **{
+            f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id")
+            for name, key in {"bos": "bos", "eos": "eos", "pad": "padding"}.items()
+        },
+    )
+    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        config[key] = _same_in_all_layers(config[key], f"{source}: {key}")
+    window = given.pop("attention.sliding_window", 0)
+    if window:
+        config.update(sliding_window=window, use_sliding_window=True)
+    factors = by_name.get(_FREQUENCIES)
+    config["rope_scaling"] = _rope_scaling(given.pop, factors, f"{source}: {prefix}")
+    config = normalise_config(config, source)
+    constants = {
+        "attention.value_length": config["head_dim"],
+        "rope.dimension_count": config["head_dim"],
+        "attention.causal": True,
     }
-    kind = get("rope.scaling.type", "none")
-    if kind != "none":
-        config["rope_scaling"] = {"rope_type": kind, "factor": get("rope.scaling.factor")}
-    if "rope_freqs.weight" in shapes:
-        factors = shapes["rope_freqs.weight"].data.astype(np.float64).tolist()
-        config["rope_scaling"] = {"rope_type": "factors", "factors": factors}
-    return normalise_config(config, source)
+    for key, value in given.items():
+        wanted = constants.get(key, value if key in _HARMLESS else 0)
+        if value != wanted and value not in ("", []):
+            raise InputError(f"{source}: {prefix}{key}={value!r} is not supported")
+    return config
 
 
-def _tensor(tensor, config: dict, path: Path) -> tuple[str, Callable[[], np.ndarray]]:
-    name = _NAMES.get(tensor.name)
-    block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor.name)
-    if block and block[2] in _BLOCK_NAMES:
-        name = f"model.layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.weight"
-    if name is None:
-        raise InputError(f"{path} has a tensor that Llama does not: {tensor.name}")
-    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(
-        name.split(".")[-2]
-    )
+def _rope_scaling(take: Callable, factors: Any, where: str) -> dict[str, Any] | None:
+    """Hugging Face's ``rope_scaling``; ``take`` returns what stands under a key, and removes it."""
+    kind = take("rope.scaling.type", "linear")  # llama.cpp's default
+    old = take("rope.scale_linear", 0.0)
+    factor = take("rope.scaling.factor", old) or 1.0  # nought, too, is one
+    attention = take("rope.scaling.attn_factor", 1.0)
+    original = take("rope.scaling.original_context_length", None)
+    if kind == "yarn":
+        if factors is not None:
+            raise InputError(f"{where}rope.scaling.type yarn excludes {_FREQUENCIES}")
+        scaling = {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": original,
+            "beta_fast": take("rope.scaling.yarn_beta_fast", None),
+            "beta_slow": take("rope.scaling.yarn_beta_slow", None),
+            # llama.cpp multiplies YaRN's own term by it.
+            "attention_factor": attention * (1.0 + 0.1 * math.log(max(factor, 1.0))),
+        }
+        for key in ("yarn_ext_factor", "yarn_attn_factor"):
+            if take(f"rope.scaling.{key}", 1.0) not in (1.0, -1.0):  # -1: not said
+                raise InputError(f"{where}rope.scaling.{key} is not supported but as 1")
+        return {key: value for key, value in scaling.items() if value is not None}
+    if attention != 1.0:
+        raise InputError(f"{where}rope.scaling.attn_factor={attention!r} is not supported")
+    if kind not in ("linear", "none"):
+        return {"rope_type": kind}
+    factor = factor if kind == "linear" else 1.0
+    if factors is not None:
+        divisors = factors.data.astype(np.float64).tolist()
+        return {"rope_type": "factors", "factors": divisors, "factor": factor}
+    return {"rope_type": "linear", "factor": factor} if factor != 1.0 else None
 
-    def read() -> np.ndarray:
-        from gguf.quants import dequantize
 
+def _same_in_all_layers(value: Any, what: str) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if len(set(values)) != 1:
+        raise InputError(f"{what} differs from layer to layer: {value}")
+    return values[0]
+
+
+def _tensors(tensors: list, family: Family, config: dict, path: Path) -> Tensors:
+    """By Hugging Face's names; what has none keeps its own."""
+    from gguf.quants import dequantize
+
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in tensors}.items():
         try:
-            weight = dequantize(tensor.data, tensor.tensor_type)
+            dequantize(tensor.data[:1], kind)
         except NotImplementedError as error:
-            kind = tensor.tensor_type.name
-            raise InputError(f"{path}: quantisation {kind} of {tensor.name} is unknown") from error
-        return unpermute(weight, config[heads]) if heads else weight
-
-    return name, read
-
-
-def _tokenizer(fields: dict, path: Path) -> FastTokenizer:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
-
-    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
-    if model != "gpt2":
-        raise InputError(f"{path}: only byte-level BPE tokenizers can be read, this one is {model}")
-    try:
-        tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-        vocab = {token: i for i, token in enumerate(tokens)}
-        merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-        backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=pre == "llama-bpe"))
-    except Exception as error:  # the tokenizers package raises bare Exception
-        raise InputError(f"{path}: the tokenizer in it is not complete: {error}") from error
-    backend.pre_tokenizer = _pre_tokenizer(pre, path)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_tokens(
-        [
-            AddedToken(token, special=kind == _CONTROL, normalized=False)
-            for token, kind in zip(tokens, types)
-            if kind in (_CONTROL, _USER_DEFINED)
-        ]
-    )
-    if fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):
-        bos_id = fields["tokenizer.ggml.bos_token_id"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[bos_id]} $A", special_tokens=[(tokens[bos_id], bos_id)]
-        )
-    return FastTokenizer(backend)
+            raise InputError(
+                f"{path}: quantisation {kind.name} of {tensor.name} is unknown"
+            ) from error
+    shapes, found = family.shapes(config), {}
+    for tensor in tensors:
+        name = _hugging_face(tensor.name)
+        heads = _PERMUTED.get(name.split(".")[-2]) if family.permuted else None
+        read = partial(dequantize, tensor.data, tensor.tensor_type)
+        if heads:
+            read = partial(_unpermuted, read, config[heads])
+        if not re.fullmatch(rf"{_FREQUENCIES}|blk\.\d+\.attn_rot_embd\.weight", tensor.name):
+            shape = tuple(int(n) for n in reversed(tensor.shape))
+            found[name if name in shapes else tensor.name] = LazyTensor(shape, read)
+    return found
 
 
-def _pre_tokenizer(pre: str, path: Path):
-    from tokenizers import Regex, pre_tokenizers
+def _unpermuted(read: Callable[[], np.ndarray], heads: int) -> np.ndarray:
+    return unpermute(read(), heads)
 
-    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre in ("default", "gpt-2"):
-        return gpt2
-    if pre == "smollm":
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
-    if pre == "llama-bpe":
-        split = pre_tokenizers.Split(Regex(_LLAMA3_WORDS), "isolated")
-        raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([split, raw])
-    raise InputError(f"{path}: the pre-tokenizer {pre!r} is not known")
+
+def _hugging_face(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    block = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if block and block[2] in _BLOCK_NAMES:
+        return f"model.layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.{kind}"
+    return f"{_NAMES.get(stem, stem)}.{kind}"
+
+
+def _eos_ids(fields: dict, family: Family) -> tuple[int, ...]:
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    ids = [fields.get(f"tokenizer.ggml.{key}") for key in keys]
+    tokens = fields.get("tokenizer.ggml.tokens", [])
+    ids += [tokens.index(end) for end in family.ends if end in tokens]
+    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))

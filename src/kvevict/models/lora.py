@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, read_json, read_safetensors
+from kvevict.models.checkpoint import Checkpoint, read_json
+from kvevict.models.config import normalise_config
+from kvevict.models.weights import LazyTensor, read_safetensors
 
 _PREFIX = "base_model.model."
 _OVERRIDES = ("rope_theta", "rope_scaling", "max_position_embeddings")
@@ -48,23 +49,20 @@ def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
         tensors[target] = _merged(tensors[target], down, up, scale, f"{adapter}: {module}")
     if factors:
         raise InputError(f"{adapter}: {next(iter(factors))} is not part of a LoRA adapter")
-    config = {**checkpoint.config, **overrides}
+    config = normalise_config({**checkpoint.config, **overrides}, str(config_file))
     return replace(checkpoint, source=str(adapter), config=config, tensors=tensors)
 
 
 def _merged(
-    base: Callable[[], np.ndarray],
-    down: Callable[[], np.ndarray],
-    up: Callable[[], np.ndarray],
-    scale: float,
-    what: str,
-) -> Callable[[], np.ndarray]:
+    base: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float, what: str
+) -> LazyTensor:
+    if up.shape[1] != down.shape[0] or (up.shape[0], down.shape[1]) != base.shape:
+        raise InputError(
+            f"{what}: B {list(up.shape)} times A {list(down.shape)} is not {list(base.shape)}"
+        )
+
     def read() -> np.ndarray:
-        a, b, weight = (array().astype(np.float32) for array in (down, up, base))
-        if b.shape[1] != a.shape[0] or (b.shape[0], a.shape[1]) != weight.shape:
-            raise InputError(
-                f"{what}: B {list(b.shape)} times A {list(a.shape)} is not {list(weight.shape)}"
-            )
+        a, b, weight = (tensor().astype(np.float32) for tensor in (down, up, base))
         return weight + np.float32(scale) * (b @ a)
 
-    return read
+    return LazyTensor(base.shape, read)

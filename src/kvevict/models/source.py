@@ -15,20 +15,26 @@ DEFAULT_MODEL = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 
 
 def load_tokenizer(model_path: str) -> Tokenizer:
-    """The tokenizer of a model alone, without its weights; see :func:`read_checkpoint`."""
-    return read_checkpoint(str(model_path)).tokenizer
+    """The tokenizer of a model alone, whatever its weights; see :func:`read_checkpoint`."""
+    return _read(str(model_path)).tokenizer
 
 
 def read_checkpoint(model_path: str) -> Checkpoint:
-    """The checkpoint that ``model_path`` names.
+    """The checkpoint that ``model_path`` names, checked as far as that needs no weight.
 
     Args:
         model_path: a built-in name (``BUILTINS``), a directory in Hugging Face or PaddleNLP layout,
             a ``.gguf`` file, or a hub id.
 
     Raises:
-        InputError: there is no such model, or it cannot be read.
+        InputError: there is no such model, it cannot be read, or it is not one that can be run.
     """
+    checkpoint = _read(model_path)
+    checkpoint.check()
+    return checkpoint
+
+
+def _read(model_path: str) -> Checkpoint:
     if model_path in BUILTINS:
         return read_directory(builtin_dir(model_path))
     path = Path(model_path).expanduser()

@@ -1,44 +1,67 @@
-"""PaddleNLP's Llama: the model taken apart for :mod:`kvevict.engine`, and ``model.generate``."""
+"""A model of PaddleNLP taken apart for :mod:`kvevict.engine`."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import paddle
-from paddlenlp.transformers import LlamaForCausalLM
+from paddlenlp.transformers import PretrainedModel
 
 from ...errors import InputError
+from ...models.config import max_positions
+from ...models.families import by_class, unknown_class
 from ...tensors import Tensor
 from ..common import Rotations
+from .build import ExactRotary
+
+# What PaddleNLP's own modules can do beside the arithmetic here, and how it is turned off.
+_PLAIN = {
+    "fuse_attention_qkv": False,
+    "fuse_attention_ffn": False,
+    "alibi": False,
+    "use_long_sequence_strategies": False,
+    "hidden_act": "silu",
+}
 
 
 class PaddleDecoder:
-    """A ``LlamaForCausalLM`` as a :class:`kvevict.engine.session.Decoder`."""
+    """A causal model of PaddleNLP as a :class:`kvevict.engine.session.Decoder`.
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
+    Raises:
+        InputError: a class that is of no family, or settings that change its arithmetic.
+    """
+
+    def __init__(self, model: PretrainedModel) -> None:
+        if by_class(type(model), "paddlenlp") is None:
+            raise unknown_class(type(model))
         config = model.config
-        if config.fuse_attention_qkv or config.fuse_attention_ffn:
-            raise InputError("load the model without fuse_attention_qkv and fuse_attention_ffn")
+        for name, value in _PLAIN.items():
+            if getattr(config, name, value) != value:
+                raise InputError(f"load the model with {name}={value!r}")
         self.model = model
         self.layers = config.num_hidden_layers
         self.kv_heads = config.num_key_value_heads
         self.query_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.max_positions = config.max_position_embeddings
-        rotary = model.llama.layers[0].self_attn.rotary_emb
+        # PaddleNLP's own tables know no YaRN, and reach no farther for it.
+        self.max_positions = max_positions({**config.to_dict(), "rope_scaling": None})
+        rotary = self._layer(0).self_attn.rotary_emb
         self._rotations = Rotations(self.layers, partial(_tables, rotary))
+
+    def _layer(self, layer: int) -> paddle.nn.Layer:
+        return self.model.base_model.layers[layer]
 
     @paddle.no_grad()
     def embed(self, ids: list[int] | Tensor) -> Tensor:
         """See :class:`Decoder`."""
         if not isinstance(ids, paddle.Tensor):
             ids = paddle.to_tensor([ids], dtype="int64")
-        return self.model.llama.embed_tokens(ids)
+        return self.model.base_model.embed_tokens(ids)
 
     @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Decoder`."""
-        block = self.model.llama.layers[layer]
+        block = self._layer(layer)
         attention, tokens = block.self_attn, hidden.shape[1]
         x = rms_norm(block.input_layernorm, hidden)
         q, k, v = (
@@ -55,7 +78,7 @@ class PaddleDecoder:
     @paddle.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        block = self.model.llama.layers[layer]
+        block = self._layer(layer)
         hidden = hidden + block.self_attn.o_proj(mixed)
         x = rms_norm(block.post_attention_layernorm, hidden)
         # PaddleNLP's swiglu is three times as slow on a CPU as its two parts.
@@ -65,14 +88,14 @@ class PaddleDecoder:
     @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        last = rms_norm(self.model.llama.norm, hidden[:, -1:])
+        last = rms_norm(self.model.base_model.norm, hidden[:, -1:])
         logits = self.model.lm_head(last).squeeze(1).astype("float32")
         return logits if len(logits) > 1 else logits.squeeze(0)
 
     @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         """See :class:`Decoder`."""
-        weight = self.model.llama.layers[layer].self_attn.o_proj.weight.detach()
+        weight = self._layer(layer).self_attn.o_proj.weight.detach()
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 
 
@@ -81,9 +104,12 @@ def _tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines ``[tokens, head_dim]``."""
     # Calling it would convert the tables of all positions before these, too.
+    whole = rotary.cos_cached, rotary.sin_cached
+    if isinstance(rotary, ExactRotary):
+        whole = rotary.tables(start + tokens)
     cos, sin = (
-        table[:, start : start + tokens].reshape([tokens, -1]).astype(like.dtype)
-        for table in (rotary.cos_cached, rotary.sin_cached)
+        table.reshape([-1, table.shape[-1]])[start : start + tokens].astype(like.dtype)
+        for table in whole
     )
     first, second = sin.chunk(2, dim=-1)
     return cos, paddle.concat([-first, second], axis=-1)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import paddle
-from paddlenlp.transformers import LlamaForCausalLM
+from paddlenlp.transformers import PretrainedModel
 from paddlenlp.transformers.model_outputs import CausalLMOutputWithCrossAttentions
 
 from ...engine.session import Session
@@ -27,7 +27,7 @@ class SequenceCache(AbstractSequence):
     The model's own layers, or beam search, would look inside.
     """
 
-    def __init__(self, sequence: Sequence, model: LlamaForCausalLM) -> None:
+    def __init__(self, sequence: Sequence, model: PretrainedModel) -> None:
         self.sequence, self.model = sequence, model
         self.seen = sequence.session.cache.seen
 
@@ -41,7 +41,7 @@ class SequenceCache(AbstractSequence):
 
 
 @contextmanager
-def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
+def evict(model: PretrainedModel, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """PaddleNLP's part of :func:`kvevict.evict`, which has the contract.
 
     ``model(...)`` gives the logits of the last token alone, and always the ``past_key_values``
@@ -76,7 +76,7 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         yield hook.sessions
 
 
-def _past(past: Any, model: LlamaForCausalLM) -> Sequence | None:
+def _past(past: Any, model: PretrainedModel) -> Sequence | None:
     """The sequence that goes on, None without one."""
     if past is None:
         return None

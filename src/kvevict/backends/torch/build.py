@@ -1,65 +1,64 @@
-"""A checkpoint as the `LlamaForCausalLM` of Hugging Face's transformers, on PyTorch."""
+"""A checkpoint as a model of Hugging Face's transformers, on PyTorch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 
-from kvevict.models.checkpoint import Checkpoint, llama_settings, read_weights
-from kvevict.models.rope import rotary_tables
+from kvevict.models.checkpoint import Checkpoint
+from kvevict.models.rope import attention_scale, inverse_frequencies, rope_kind
 
 
-class RotaryTable(torch.nn.Module):
-    """Stands in for transformers' `LlamaRotaryEmbedding`: same call, angles exact (see `rope`)."""
+class ExactRotary(torch.nn.Module):
+    """Stands in for a model's rotary embedding: same call, angles in float64 (see ``rope``).
 
-    def __init__(self, config: dict, device: torch.device) -> None:
+    They are computed for the positions asked for, which may lie on the device: nothing is held for
+    positions that no sequence reaches.
+    """
+
+    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
         super().__init__()
-        cos, sin = (torch.from_numpy(table).to(device) for table in rotary_tables(config))
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        # No buffer: a model that is told to be of another type must leave these as they are.
+        self.frequencies = torch.from_numpy(inverse_frequencies(config)).to(device)
+        self.scale = attention_scale(config)
 
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines at `position_ids`, `[batch, tokens, head_dim]`, in the type of `x`."""
-        return self.cos[position_ids].to(x.dtype), self.sin[position_ids].to(x.dtype)
+        """Cosines and sines at ``position_ids``, ``[batch, tokens, head_dim]``, in ``x``'s type."""
+        angles = position_ids.unsqueeze(-1) * self.frequencies.to(position_ids.device)
+        cos, sin = ((table * self.scale).to(x.dtype) for table in (angles.cos(), angles.sin()))
+        return torch.cat([cos, cos], dim=-1), torch.cat([sin, sin], dim=-1)
 
 
-def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> LlamaForCausalLM:
-    """The model in eval mode on `device`, with weights of type `dtype`.
-
-    Raises `InputError` when a tensor is missing, unknown or of another shape.
-    """
-    rotary = RotaryTable(checkpoint.config, device)
+def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> transformers.PreTrainedModel:
+    """The model in eval mode on ``device``, with weights of type ``dtype``."""
     model = _empty_model(checkpoint, dtype)
-    model.model.rotary_emb = rotary
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, array in read_weights(checkpoint, shapes):
+    model.base_model.rotary_emb = ExactRotary(checkpoint.config, device)
+    for name in checkpoint.shapes:  # one after the other, so that only one is held
         module, _, attribute = name.rpartition(".")
-        weight = torch.from_numpy(np.ascontiguousarray(array)).to(device, getattr(torch, dtype))
+        array = np.ascontiguousarray(checkpoint.tensors[name]())
+        weight = torch.from_numpy(array).to(device, getattr(torch, dtype))
         setattr(model.get_submodule(module), attribute, torch.nn.Parameter(weight, False))
     if model.config.tie_word_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
+        model.lm_head.weight = model.base_model.embed_tokens.weight
     return model.eval()
 
 
-def _empty_model(checkpoint: Checkpoint, dtype: str) -> LlamaForCausalLM:
-    config = checkpoint.config
-    llama = LlamaConfig(
-        **llama_settings(checkpoint),
-        max_position_embeddings=config["max_position_embeddings"],
+def _empty_model(checkpoint: Checkpoint, dtype: str) -> transformers.PreTrainedModel:
+    architecture, config = checkpoint.family.architecture, checkpoint.config
+    config_class = getattr(transformers, architecture.replace("ForCausalLM", "Config"))
+    rope = {"rope_type": rope_kind(config), "rope_theta": config["rope_theta"]}
+    settings = config_class(
+        **checkpoint.settings,
         # Its own frequencies are replaced, and "factors" it would not know.
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={**rope, "rope_type": "default"},
         dtype=dtype,
     )
     with torch.device("meta"):
-        model = LlamaForCausalLM(llama)
-    scaling = dict(config.get("rope_scaling") or {})
-    kind = scaling.pop("type", "default")
-    llama.rope_parameters = {
-        "rope_type": kind,
-        "rope_theta": config.get("rope_theta") or 10000.0,
-        **scaling,
-    }
+        model = getattr(transformers, architecture)(settings)
+    settings.rope_parameters = {**(config["rope_scaling"] or {}), **rope}
     return model

@@ -1,23 +1,33 @@
-"""transformers' Llama taken apart for :mod:`kvevict.engine`."""
+"""A model of transformers taken apart for :mod:`kvevict.engine`."""
 
 from __future__ import annotations
 
 from functools import partial
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from ...errors import InputError
+from ...models.config import max_positions
+from ...models.families import by_class, unknown_class
 from ...tensors import Tensor
 from ..common import Rotations
 
 
 class TorchDecoder:
-    """A ``LlamaForCausalLM`` of transformers as a :class:`kvevict.engine.session.Decoder`."""
+    """A causal model of transformers as a :class:`kvevict.engine.session.Decoder`.
 
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        config = model.config
-        rope = getattr(model.model.rotary_emb, "rope_type", "default")
+    Raises:
+        InputError: a class that is of no family, RoPE that turns older keys again, or parts on
+            several devices.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        family = by_class(type(model), "transformers")
+        if family is None:
+            raise unknown_class(type(model))
+        rotary, config = model.base_model.rotary_emb, model.config
+        rope = getattr(rotary, "rope_type", "default")
         if rope in ("dynamic", "longrope"):
             raise InputError(f"RoPE of type {rope!r} turns older keys again as a sequence grows")
         if len({parameter.device for parameter in model.parameters()}) > 1:
@@ -25,49 +35,59 @@ class TorchDecoder:
         self.model = model
         self.layers = config.num_hidden_layers
         self.kv_heads = config.num_key_value_heads
-        self.head_dim = model.model.layers[0].self_attn.head_dim
-        self.max_positions = config.max_position_embeddings
-        self._rotations = Rotations(self.layers, partial(_tables, model.model.rotary_emb))
+        self.head_dim = self._layer(0).self_attn.head_dim
+        scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+        self.max_positions = max_positions({**config.to_dict(), "rope_scaling": scaling})
+        self._qk_norm, self._nope = family.qk_norm, family.nope
+        self._rotations = Rotations(self.layers, partial(_tables, rotary))
+
+    def _layer(self, layer: int) -> torch.nn.Module:
+        return self.model.base_model.layers[layer]
 
     @torch.no_grad()
     def embed(self, ids: list[int] | Tensor) -> Tensor:
         """See :class:`Decoder`; ids on the device are ``[sequences, tokens]``."""
         if not isinstance(ids, torch.Tensor):
             ids = torch.tensor([ids], device=self.model.device)
-        return self.model.model.embed_tokens(ids)
+        return self.model.base_model.embed_tokens(ids)
 
     @torch.no_grad()
     def project(
         self, layer: int, hidden: Tensor, start: int | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Decoder`; ``start`` may be int64 ``[1]`` on the device."""
-        block = self.model.model.layers[layer]
+        block = self._layer(layer)
         x = block.input_layernorm(hidden)
         attention = block.self_attn
         q, k, v = (
-            projection(x).view(*hidden.shape[:2], -1, self.head_dim).transpose(1, 2)
+            projection(x).view(*hidden.shape[:2], -1, self.head_dim)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
+        if self._qk_norm:
+            q, k = attention.q_norm(q), attention.k_norm(k)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         cos, sin = self._rotations(layer, start, x)
+        if self._nope and not attention.use_rope:
+            return q, k, v
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v
 
     @torch.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        block = self.model.model.layers[layer]
+        block = self._layer(layer)
         hidden = hidden + block.self_attn.o_proj(mixed)
         return hidden + block.mlp(block.post_attention_layernorm(hidden))
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """See :class:`Decoder`."""
-        logits = self.model.lm_head(self.model.model.norm(hidden[:, -1:]))[:, 0].float()
+        logits = self.model.lm_head(self.model.base_model.norm(hidden[:, -1:]))[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         """See :class:`Decoder`."""
-        weight = self.model.model.layers[layer].self_attn.o_proj.weight.detach().t()
+        weight = self._layer(layer).self_attn.o_proj.weight.detach().t()
         return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
 
 

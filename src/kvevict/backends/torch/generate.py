@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ...engine.prefilling import CHUNK
@@ -26,7 +26,7 @@ class SequenceCache:
 
     is_compileable = False
 
-    def __init__(self, sequence: Sequence, model: LlamaForCausalLM) -> None:
+    def __init__(self, sequence: Sequence, model: PreTrainedModel) -> None:
         self.sequence, self.model = sequence, model
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -49,7 +49,7 @@ class SequenceCache:
 
 
 @contextmanager
-def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
+def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """The part of transformers in :func:`kvevict.evict`, which has the contract.
 
     ``model(...)`` gives the logits of every token passed in, and its ``past_key_values`` goes on
@@ -58,7 +58,7 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
     """
     parts = list(model.named_modules())[1:]  # the model itself is called as ever
     check_model(parts, model.named_parameters(), LIBRARIES, HOOKS, torch.nn.Parameter)
-    layers = model.model
+    layers = model.base_model
     hook = Hook(TorchDecoder(model), policy, example, added=True)
 
     @torch.compiler.disable  # within a compiled model, the graph breaks here
@@ -87,7 +87,7 @@ def evict(model: LlamaForCausalLM, policy: Policy, example: int = 0) -> Iterator
         yield hook.sessions
 
 
-def _past(past: Any, model: LlamaForCausalLM) -> SequenceCache | None:
+def _past(past: Any, model: PreTrainedModel) -> SequenceCache | None:
     """What is in the place of a cache; None without one, or for the empty one of ``generate``."""
     if past is None or (isinstance(past, DynamicCache) and not past.get_seq_length()):
         return None
@@ -106,7 +106,7 @@ def _check_places(places: Any, past: SequenceCache | None, given: torch.Tensor) 
         raise InputError(f"cache_position is not {first} … {first + new - 1}, the tokens' places")
 
 
-def _check_settings(call: Call, model: LlamaForCausalLM) -> None:
+def _check_settings(call: Call, model: PreTrainedModel) -> None:
     """What ``generate`` would do with the prompt or the cache and eviction cannot."""
     configs = [call.take("generation_config"), model.generation_config]
 
