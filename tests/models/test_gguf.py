@@ -116,6 +116,7 @@ def test_frequency_factors_and_tied_embeddings(tmp_path):
         ("gpt-2", ["123", "4", "Ġ", "hell", "o"]),
         ("smollm", ["1", "2", "3", "4", "Ġ", "hell", "o"]),
         ("llama-bpe", ["<|begin_of_text|>", "123", "4", "Ġ", "hell", "o"]),
+        ("qwen2", ["1", "2", "3", "4", "Ġ", "hell", "o"]),
     ],
 )
 def test_tokenizer_of_each_family(tmp_path, weights, pre, words):

@@ -23,6 +23,7 @@ class ChatTemplate:
         where: the file that it comes from, for errors.
 
     Attributes:
+        source: the template itself.
         before, after: the text around one user's message, up to where the answer begins.
         strips: whether the template strips white space off the message.
     """
@@ -46,6 +47,7 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise InputError(f"the chat template of {where} does not work: {error}") from None
+        self.source = source
         self.strips = MESSAGE not in text
         self.before, found, self.after = text.partition(MESSAGE.strip() if self.strips else MESSAGE)
         if not found:

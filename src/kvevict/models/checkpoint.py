@@ -80,9 +80,9 @@ def normalise_config(config: dict, source: str) -> dict:
     do PaddleNLP's `rope_scaling_type` and `rope_scaling_factor`.
     """
     architectures = config.get("architectures") or [config.get("model_type")]
-    if not {"LlamaForCausalLM", "llama"} & set(architectures):
+    if not {"LlamaForCausalLM", "llama", "Qwen2ForCausalLM", "qwen2"} & set(architectures):
         raise InputError(
-            f"{source}: only Llama models can be loaded, this one is {architectures[0]}"
+            f"{source}: only Llama and Qwen2 models can be loaded, this one is {architectures[0]}"
         )
     config = dict(config)
     rope = dict(config.pop("rope_parameters", None) or {})

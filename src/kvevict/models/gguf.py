@@ -1,4 +1,4 @@
-"""GGUF files of Llama-architecture models: weights dequantised, tokenizer rebuilt."""
+"""GGUF files of Llama and Qwen2 models: weights dequantised, tokenizer rebuilt."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from kvevict.errors import InputError
+from kvevict.models.chat import ChatTemplate
 from kvevict.models.checkpoint import Checkpoint, normalise_config
 from kvevict.models.tokenizer import FastTokenizer
 
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 _NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -28,11 +30,16 @@ _BLOCK_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Llama 3's split of text into words, as published with its tokenizer.
-_LLAMA3_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BIASED = ("attn_q", "attn_k", "attn_v")  # in Qwen2
+# How Llama 3 and Qwen2 split text into words, as published with their tokenizers: they differ in
+# how many digits go together.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
+# Qwen2's chat models end a turn with the first, which the file names, and a text with the second.
+_QWEN2_ENDS = ("<|im_end|>", "<|endoftext|>")
 _CONTROL, _USER_DEFINED = 3, 4  # gguf token types
 
 
@@ -52,11 +59,11 @@ def read_gguf(path: Path) -> Checkpoint:
     except Exception as error:  # the parser trips over damage in many ways
         raise InputError(f"{path} is not a whole GGUF file: {error}") from error
     architecture = fields.get("general.architecture")
-    if architecture != "llama":
-        raise InputError(f"{path}: only Llama models can be loaded, this one is {architecture}")
+    if architecture not in _ARCHITECTURES:
+        raise InputError(
+            f"{path}: only Llama and Qwen2 models can be loaded, this one is {architecture}"
+        )
     config = _config(fields, reader.tensors, str(path))
-    eos_keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    eos = [fields.get(f"tokenizer.ggml.{key}") for key in eos_keys]
     return Checkpoint(
         source=str(path),
         config=config,
@@ -64,7 +71,8 @@ def read_gguf(path: Path) -> Checkpoint:
             _tensor(t, config, path) for t in reader.tensors if t.name != "rope_freqs.weight"
         ),
         tokenizer=_tokenizer(fields, path),
-        eos_ids=tuple(dict.fromkeys(int(i) for i in eos if i is not None)),
+        eos_ids=_eos_ids(fields),
+        chat=_chat_template(fields, path),
     )
 
 
@@ -81,13 +89,15 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _config(fields: dict, tensors: list, source: str) -> dict:
+    architecture = fields["general.architecture"]
+
     def get(key: str, default=None):
-        return fields.get(f"llama.{key}", default)
+        return fields.get(f"{architecture}.{key}", default)
 
     shapes = {tensor.name: tensor for tensor in tensors}
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [_ARCHITECTURES[architecture]],
+        "model_type": architecture,
         "hidden_act": "silu",
         "vocab_size": len(fields.get("tokenizer.ggml.tokens", ())),
         "hidden_size": get("embedding_length"),
@@ -114,15 +124,16 @@ def _config(fields: dict, tensors: list, source: str) -> dict:
 
 
 def _tensor(tensor, config: dict, path: Path) -> tuple[str, Callable[[], np.ndarray]]:
-    name = _NAMES.get(tensor.name)
-    block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor.name)
-    if block and block[2] in _BLOCK_NAMES:
-        name = f"model.layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.weight"
+    name, qwen2 = _NAMES.get(tensor.name), config["model_type"] == "qwen2"
+    block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", tensor.name)
+    biased = _BIASED if qwen2 else ()
+    if block and block[2] in (biased if block[3] == "bias" else _BLOCK_NAMES):
+        name = f"model.layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"
     if name is None:
         raise InputError(f"{path} has a tensor that Llama does not: {tensor.name}")
-    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(
-        name.split(".")[-2]
-    )
+    # Qwen2's rows are in Hugging Face's order.
+    permuted = {} if qwen2 else {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    heads = permuted.get(name.split(".")[-2])
 
     def read() -> np.ndarray:
         from gguf.quants import dequantize
@@ -137,8 +148,27 @@ def _tensor(tensor, config: dict, path: Path) -> tuple[str, Callable[[], np.ndar
     return name, read
 
 
+def _eos_ids(fields: dict) -> tuple[int, ...]:
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    ids = [fields.get(f"tokenizer.ggml.{key}") for key in keys]
+    if fields["general.architecture"] == "qwen2":
+        tokens = fields.get("tokenizer.ggml.tokens", [])
+        ids += [tokens.index(end) for end in _QWEN2_ENDS if end in tokens]
+    return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
+
+
+def _chat_template(fields: dict, path: Path) -> ChatTemplate | None:
+    source = fields.get("tokenizer.chat_template")
+    if source is None:
+        return None
+    ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
+    tokens = fields["tokenizer.ggml.tokens"]
+    special = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
+    return ChatTemplate(source, special, str(path))
+
+
 def _tokenizer(fields: dict, path: Path) -> FastTokenizer:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
     model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if model != "gpt2":
@@ -151,6 +181,8 @@ def _tokenizer(fields: dict, path: Path) -> FastTokenizer:
     except Exception as error:  # the tokenizers package raises bare Exception
         raise InputError(f"{path}: the tokenizer in it is not complete: {error}") from error
     backend.pre_tokenizer = _pre_tokenizer(pre, path)
+    if pre == "qwen2":
+        backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(
         [
@@ -175,8 +207,8 @@ def _pre_tokenizer(pre: str, path: Path):
         return gpt2
     if pre == "smollm":
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
-    if pre == "llama-bpe":
-        split = pre_tokenizers.Split(Regex(_LLAMA3_WORDS), "isolated")
+    if pre in _DIGITS:
+        split = pre_tokenizers.Split(Regex(_WORDS.format(digits=_DIGITS[pre])), "isolated")
         raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         return pre_tokenizers.Sequence([split, raw])
     raise InputError(f"{path}: the pre-tokenizer {pre!r} is not known")
