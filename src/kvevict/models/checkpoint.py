@@ -120,17 +120,17 @@ def normalise_config(config: dict, source: str) -> dict:
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """Map a safetensors file; each tensor is copied out, as floating point, when called for.
+    """What a safetensors file holds; each tensor is read, as floating point, when called for.
 
     Written here because NumPy has no bfloat16: such tensors come back as float32, exactly.
     """
     try:
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        size = int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8 : 8 + size].tobytes())
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, size)))
         header.pop("__metadata__", None)
-        body = data[8 + size :]
-        return {name: _reader(body, entry) for name, entry in header.items()}
+        return {name: _reader(path, 8 + length, size, entry) for name, entry in header.items()}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -167,13 +167,18 @@ def read_weights(
         if name not in known and not name.endswith("rotary_emb.inv_freq"):
             raise InputError(f"{checkpoint.source} has a tensor that Llama does not: {name}")
     for name, shape in shapes.items():
-        array = checkpoint.tensors[name]()
-        if list(array.shape) != list(shape):
-            raise InputError(
-                f"{checkpoint.source}: the tensor {name} has {array.size} values of shape "
-                f"{list(array.shape)} where the configuration asks for {list(shape)}"
-            )
-        yield name, array
+        # Without a name here, so that the array goes as soon as who asked for it lets go of it.
+        yield name, _read_checked(checkpoint, name, list(shape))
+
+
+def _read_checked(checkpoint: Checkpoint, name: str, shape: list[int]) -> np.ndarray:
+    array = checkpoint.tensors[name]()
+    if list(array.shape) != shape:
+        raise InputError(
+            f"{checkpoint.source}: the tensor {name} has {array.size} values of shape "
+            f"{list(array.shape)} where the configuration asks for {shape}"
+        )
+    return array
 
 
 def read_json(path: Path) -> dict:
@@ -195,7 +200,8 @@ def pickle_error(path: Path) -> InputError:
     )
 
 
-def _reader(body: np.ndarray, entry: dict) -> Callable[[], np.ndarray]:
+def _reader(path: Path, body: int, size: int, entry: dict) -> Callable[[], np.ndarray]:
+    """What reads one tensor; ``body`` is where the header ends, ``size`` where the file does."""
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"tensors of type {entry['dtype']} are not supported")
     dtype, shape, (start, end) = (
@@ -203,14 +209,18 @@ def _reader(body: np.ndarray, entry: dict) -> Callable[[], np.ndarray]:
         entry["shape"],
         entry["data_offsets"],
     )
-    if not 0 <= start <= end <= body.size or end - start != dtype.itemsize * int(np.prod(shape)):
+    count = int(np.prod(shape))
+    if not 0 <= start <= end <= size - body or end - start != dtype.itemsize * count:
         raise ValueError("the header promises more than the file holds")
 
     def read() -> np.ndarray:
-        array = body[start:end].view(dtype).reshape(shape)
+        # Read, not mapped: pages of a mapped file would stay in memory beside the model.
+        array = np.fromfile(path, dtype, count, offset=body + start)
         if entry["dtype"] == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return np.array(array)
+            array = array.astype(np.uint32)
+            array <<= 16
+            array = array.view(np.float32)
+        return array.reshape(shape)
 
     return read
 

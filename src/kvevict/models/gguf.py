@@ -40,6 +40,7 @@ _WORDS = (
 _DIGITS = {"llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
 # Qwen2's chat models end a turn with the first, which the file names, and a text with the second.
 _QWEN2_ENDS = ("<|im_end|>", "<|endoftext|>")
+_CHUNK = 1 << 20  # values dequantised at a time
 _CONTROL, _USER_DEFINED = 3, 4  # gguf token types
 
 
@@ -136,16 +137,27 @@ def _tensor(tensor, config: dict, path: Path) -> tuple[str, Callable[[], np.ndar
     heads = permuted.get(name.split(".")[-2])
 
     def read() -> np.ndarray:
-        from gguf.quants import dequantize
-
         try:
-            weight = dequantize(tensor.data, tensor.tensor_type)
+            weight = _dequantised(tensor)
         except NotImplementedError as error:
             kind = tensor.tensor_type.name
             raise InputError(f"{path}: quantisation {kind} of {tensor.name} is unknown") from error
         return unpermute(weight, config[heads]) if heads else weight
 
     return name, read
+
+
+def _dequantised(tensor) -> np.ndarray:
+    """The tensor as float32, some rows at a time: the gguf package copies what it works on."""
+    from gguf.quants import dequantize
+
+    whole = np.empty(tensor.shape[::-1], dtype=np.float32)
+    rows = max(1, _CHUNK // int(tensor.shape[0]))
+    for start in range(0, len(whole), rows):
+        whole[start : start + rows] = dequantize(
+            tensor.data[start : start + rows], tensor.tensor_type
+        )
+    return whole
 
 
 def _eos_ids(fields: dict) -> tuple[int, ...]:

@@ -51,9 +51,11 @@ def build(checkpoint: Checkpoint, dtype: str, device: str) -> LlamaForCausalLM:
         for name, parameter in model.named_parameters()
     }
     shapes = {n: p.shape[::-1] if is_linear(n) else p.shape for n, p in parameters.items()}
-    for name, array in read_weights(checkpoint, shapes):
-        array = array.T if is_linear(name) else array
-        parameters[name].set_value(paddle.to_tensor(np.ascontiguousarray(array), dtype=dtype))
+    for name, weight in read_weights(checkpoint, shapes):
+        # One name for all three, so that each copy lets go of the one before.
+        weight = np.ascontiguousarray(weight.T if is_linear(name) else weight)
+        weight = paddle.to_tensor(weight, dtype=dtype)
+        parameters[name].set_value(weight)
     model.eval()
     return model
 
