@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of the pinned packages, those that the library does not import.
-SCRIPTS_ONLY = {"pyyaml", "tqdm", "rouge-score", "matplotlib"}
+SCRIPTS_ONLY = {"pyyaml", "rouge-score", "matplotlib"}
 BUILD_ONLY = {"setuptools", "setuptools-scm", "wheel"}
 
 

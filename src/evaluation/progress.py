@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any
 
-from tqdm import tqdm
+from kvevict.progress import bar
 
-LOG_SECONDS = 20
 MIB = 2**20
 
 
 class Progress:
     """A bar on stderr with tokens per second and the memory that the cache holds.
 
-    Where stderr is no terminal it is a line every ``LOG_SECONDS``, and one at the end.
+    Where stderr is no terminal it is a line now and then, and one at the end.
     """
 
     def __init__(self, examples: list[Any], label: str, visible: bool) -> None:
-        terminal = sys.stderr.isatty()
         self._tokens, self._seconds = 0, 0.0
-        self._bar = tqdm(
-            examples,
+        self._bar = bar(
+            "{desc}: {n}/{total} in {elapsed}, {remaining} left{postfix}",
+            iterable=examples,
             desc=label,
             unit="ex",
             disable=not (visible and examples),
-            file=sys.stderr if terminal else _Lines(sys.stderr),
-            dynamic_ncols=terminal,
-            mininterval=0.1 if terminal else LOG_SECONDS,
-            delay=0 if terminal else 1e-9,  # no line before the first example
-            bar_format=None
-            if terminal
-            else "{desc}: {n}/{total} in {elapsed}, {remaining} left{postfix}",
         )
 
     def __iter__(self) -> Iterable[Any]:
@@ -52,18 +43,3 @@ class Progress:
     def print(self, line: str) -> None:
         """A line on stdout, past the bar."""
         self._bar.write(line)
-
-
-class _Lines:
-    """Makes a line of each state that tqdm would have drawn over the last one."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.encoding = stream, stream.encoding
-
-    def write(self, text: str) -> None:
-        text = text.strip()
-        if text:
-            self.stream.write(text + "\n")
-
-    def flush(self) -> None:
-        self.stream.flush()

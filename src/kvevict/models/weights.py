@@ -46,7 +46,7 @@ Tensors = dict[str, LazyTensor]
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """Map a safetensors file.
+    """What a safetensors file holds.
 
     Written here because NumPy has no bfloat16: such tensors come back as float32, exactly.
 
@@ -54,14 +54,14 @@ def read_safetensors(path: Path) -> Tensors:
         InputError: the file cannot be read, is not whole, or holds quantised weights.
     """
     try:
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        size = int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8 : 8 + size].tobytes())
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, size)))
         header.pop("__metadata__", None)
         types = {name: entry["dtype"] for name, entry in header.items()}
         _refuse_integers(types, path)
-        body = data[8 + size :]
-        return {name: _lazy(body, entry) for name, entry in header.items()}
+        return {name: _lazy(path, 8 + length, size, entry) for name, entry in header.items()}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,16 +89,21 @@ def _refuse_integers(types: dict[str, str], path: Path) -> None:
     raise InputError(f"{path}: {name} has the type {kind}, and only floating point can be read")
 
 
-def _lazy(body: np.ndarray, entry: dict) -> LazyTensor:
+def _lazy(path: Path, body: int, size: int, entry: dict) -> LazyTensor:
+    """What reads one tensor; ``body`` is where the header ends, ``size`` where the file does."""
     dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
     start, end = entry["data_offsets"]
-    if not 0 <= start <= end <= body.size or end - start != dtype.itemsize * int(np.prod(shape)):
+    count = int(np.prod(shape))
+    if not 0 <= start <= end <= size - body or end - start != dtype.itemsize * count:
         raise ValueError("the header promises more than the file holds")
 
     def read() -> np.ndarray:
-        array = body[start:end].view(dtype).reshape(shape)
+        # Read, not mapped: pages of a mapped file would stay in memory beside the model.
+        array = np.fromfile(path, dtype, count, offset=body + start)
         if entry["dtype"] == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return np.array(array)
+            array = array.astype(np.uint32)
+            array <<= 16
+            array = array.view(np.float32)
+        return array.reshape(shape)
 
     return LazyTensor(shape, read)

@@ -62,9 +62,11 @@ def build(checkpoint: Checkpoint, dtype: str, device: str) -> transformers.Pretr
         name = parameter_name.replace(prefix, "model.", 1)
         # PaddleNLP's Mistral has an output matrix even where it is the embedding.
         tied = name == "lm_head.weight" and name not in checkpoint.shapes
-        array = checkpoint.tensors["model.embed_tokens.weight" if tied else name]()
-        array = array.T if is_linear(name) else array
-        parameter.set_value(paddle.to_tensor(np.ascontiguousarray(array), dtype=dtype))
+        # One name for all three, so that each copy lets go of the one before.
+        weight = checkpoint.tensors["model.embed_tokens.weight" if tied else name]()
+        weight = np.ascontiguousarray(weight.T if is_linear(name) else weight)
+        weight = paddle.to_tensor(weight, dtype=dtype)
+        parameter.set_value(weight)
     model.eval()
     return model
 
