@@ -31,7 +31,6 @@ from .methods import (
     StreamingLLM,
     build,
 )
-from .models.families import unknown_class
 
 if TYPE_CHECKING:
     from .backends import load
@@ -104,6 +103,7 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
             positions.
     """
     from .backends import of_model
+    from .models.families import unknown_class
 
     own = of_model(model)
     if own is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,14 +104,42 @@ def test_evict_takes_transformers_own_models(path) -> None:
     assert_close(inside, logits_of(model, IDS))
 
 
-@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
-def test_defaults_are_those_of_transformers(family) -> None:
+def assert_defaults_of_transformers(family: families.Family) -> None:
     config_class = getattr(transformers, family.architecture.replace("ForCausalLM", "Config"))
     config = config_class().to_dict()
     config["rope_theta"] = config["rope_parameters"]["rope_theta"]
     llama = {"rope_theta": 10000.0, "tie_word_embeddings": False, "rms_norm_eps": 1e-6}
     expected = {**llama, "hidden_act": "silu", **family.defaults}
     assert {key: config[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
+def test_defaults_are_those_of_transformers(family) -> None:
+    assert_defaults_of_transformers(family)
+
+
+def test_the_guide_s_own_family(tmp_path, monkeypatch) -> None:
+    """The entry and the line of CONTRIBUTING.md, as they stand there."""
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = guide.partition("## Adding a family")[2].partition("\n## ")[0]
+    entry, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (family,) = eval(f"[{entry}]", {"Family": families.Family})
+    ((name, config),) = eval(f"{{{line}}}").items()
+    assert all(family.architecture != known.architecture for known in families.FAMILIES)
+    with pytest.raises(InputError, match="this one is seed_oss"):
+        write_family(tmp_path / "unknown", "llama", **config)
+    assert_defaults_of_transformers(family)
+    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, family))
+    monkeypatch.setitem(CONFIGS, name, config)
+    path = write_family(tmp_path / "model", name)
+    expected = logits_of(theirs(path), IDS)
+    (session,) = prefill(load(path).decoder(), IDS, [build("full")])
+    assert_close(session.logits, expected[-1])
+    transformers.AutoModelForCausalLM.from_pretrained(path).save_pretrained(tmp_path / "saved")
+    write_tokenizer(tmp_path / "saved")
+    assert_close(logits_of(load(tmp_path / "saved").model, IDS), expected)
+    with pytest.raises(InputError, match="attention_bias=False is not supported in a Seed-OSS"):
+        write_family(tmp_path / "other", name, attention_bias=False)
 
 
 def test_a_class_of_no_family_is_refused_by_name() -> None:

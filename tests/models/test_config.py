@@ -60,7 +60,9 @@ def test_all_families_are_published_here() -> None:
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
         ({"layer_types": ["full_attention"]}, "layer_types=.* 2 times full_attention is"),
         ({"sliding_window": "4096"}, "sliding_window must be a positive integer"),
+        ({"layer_types": "full_attention"}, "layer_types must be a list"),
         ({"head_dim": 7}, "head_dim must be even"),
+        ({"rms_norm_eps": None}, "rms_norm_eps must be a positive number, not None"),
         ({"model_type": "mistral", "architectures": ["LlamaForCausalLM"]}, "'mistral' is not that"),
         ({"architectures": ["Phi3ForCausalLM"]}, "this one is Phi3ForCausalLM"),
         ({"model_type": None}, "this one does not say what it is"),
@@ -79,6 +81,7 @@ def test_all_families_are_published_here() -> None:
         ({"quantization_config": {"quant_method": "awq"}}, "quantised with AWQ"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised with bitsandbytes"),
         ({"quantization_config": {"quant_method": "mxfp4"}}, "quantised with mxfp4"),
+        ({"quantization_config": "int8"}, "quantised with int8"),
     ],
 )
 def test_what_no_entry_covers_is_refused_by_its_name(changes, words) -> None:
@@ -138,6 +141,12 @@ def test_positions(window, yarn, positions) -> None:
     changes = {"sliding_window": window, "rope_scaling": scaling}
     known = normalise_config({**LLAMA, **changes}, "")
     assert max_positions(known) == max(positions, 512 if yarn else 0)
+
+
+@pytest.mark.parametrize("layers", [7, [1, 0], [1, 2, 1, 1, 1]])
+def test_layers_that_turn_nothing_are_said_one_by_one(layers) -> None:
+    with pytest.raises(InputError, match="no_rope_layers must be 5 zeros and ones"):
+        normalise_config({**SIZES, **CONFIGS["smollm3"], "no_rope_layers": layers}, "")
 
 
 def test_yarn_without_its_original_context_or_factor() -> None:

@@ -48,9 +48,9 @@ def test_shapes_are_known_before_anything_is_read(tmp_path) -> None:
 )
 def test_quantised_weights(tmp_path, tensors, words) -> None:
     path = write(tmp_path / "m.safetensors", {"model.norm.weight": "F32", **tensors})
-    with pytest.raises(InputError, match=f"the weights are quantised {words}, which") as caught:
+    with pytest.raises(InputError) as caught:
         read_safetensors(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: the weights are quantised {words}, which is not")
 
 
 def test_other_types_are_named(tmp_path) -> None:

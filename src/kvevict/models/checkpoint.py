@@ -32,7 +32,7 @@ class Checkpoint:
         tensors: by Hugging Face's names, linear weights ``[out, in]``.
         tokenizer: its own.
         eos_ids: tokens that end a generation.
-        chat: its template; None for a model without one.
+        chat: its chat template; None for a model without one.
     """
 
     source: str

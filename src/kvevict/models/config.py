@@ -71,8 +71,9 @@ def normalise_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     """
     family = by_config(config, source)
     try:
-        if config.get("quantization_config"):
-            raise quantised(config["quantization_config"].get("quant_method"))
+        how = config.get("quantization_config")
+        if how:
+            raise quantised(how.get("quant_method") if isinstance(how, Mapping) else how)
         known = _kept(_rope_merged({**family.defaults, **config}), family)
         known.update(architectures=[family.architecture], model_type=family.model_type)
         _check_sizes(known)
@@ -157,6 +158,9 @@ def _check_sizes(config: dict[str, Any]) -> None:
         _positive(config, key)
     if config["head_dim"] % 2:
         raise InputError(f"head_dim must be even, not {config['head_dim']}")
+    epsilon = config.setdefault("rms_norm_eps", 1e-6)
+    if not isinstance(epsilon, (int, float)) or epsilon <= 0:
+        raise InputError(f"rms_norm_eps must be a positive number, not {epsilon!r}")
 
 
 def _check_windows(config: dict[str, Any]) -> None:
@@ -165,6 +169,8 @@ def _check_windows(config: dict[str, Any]) -> None:
     types = config.get("layer_types")
     if types is None:
         return
+    if not isinstance(types, list):
+        raise InputError(f"layer_types must be a list, not {types!r}")
     allowed = {"full_attention"}
     if sliding_window(config) is not None:
         allowed.add("sliding_attention")
@@ -181,7 +187,7 @@ def _rotated_layers(config: Mapping[str, Any]) -> list[int]:
     if given is None:
         interval = _positive(config, "no_rope_layer_interval")
         return [int((layer + 1) % interval != 0) for layer in range(layers)]
-    if len(given) != layers or set(given) - {0, 1}:
+    if not isinstance(given, list) or len(given) != layers or set(given) - {0, 1}:
         raise InputError(f"no_rope_layers must be {layers} zeros and ones, not {given!r}")
     return list(given)
 

@@ -59,11 +59,12 @@ def read_safetensors(path: Path) -> Tensors:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, size)))
         header.pop("__metadata__", None)
-        types = {name: entry["dtype"] for name, entry in header.items()}
-        _refuse_integers(types, path)
+        _refuse_quantised({name: entry["dtype"] for name, entry in header.items()})
         return {name: _lazy(path, 8 + length, size, entry) for name, entry in header.items()}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from error
 
@@ -76,17 +77,17 @@ def quantised(method: str | None) -> InputError:
     )
 
 
-def _refuse_integers(types: dict[str, str], path: Path) -> None:
+def _refuse_quantised(types: dict[str, str]) -> None:
     odd = {name: kind for name, kind in types.items() if kind not in _DTYPES}
     if not odd:
         return
     for end, method in _QUANTISED_NAMES.items():
         if any(name.endswith(end) for name in types):
-            raise InputError(f"{path}: {quantised(method)}")
-    name, kind = next(iter(odd.items()))
-    if kind in _QUANTISED_TYPES:
-        raise InputError(f"{path}: {quantised(_QUANTISED_TYPES[kind])}")
-    raise InputError(f"{path}: {name} has the type {kind}, and only floating point can be read")
+            raise quantised(method)
+    for name, kind in odd.items():
+        if kind in _QUANTISED_TYPES:
+            raise quantised(_QUANTISED_TYPES[kind])
+        raise InputError(f"{name} has the type {kind}, and only floating point can be read")
 
 
 def _lazy(path: Path, body: int, size: int, entry: dict) -> LazyTensor:
