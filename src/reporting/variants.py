@@ -6,7 +6,7 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import Any
 
-from kvevict.methods import FORMS, METHODS, PARTS, build, describe
+from kvevict.methods import METHODS, PARTS, VARIANTS, build, describe
 
 # Read off elsewhere: the axis, and what is pooled.
 NOT_A_VARIANT = ("name", "keep_ratio", "seed")
@@ -36,7 +36,7 @@ def label_variants(policies: list[dict[str, Any]]) -> list[str]:
 
 
 def _label(name: str, own: dict[str, Any], forms: list[dict[str, Any]], brief: bool) -> str:
-    usual = _flatten(describe(build(name))) if name in {**METHODS, **FORMS} else forms[0]
+    usual = _flatten(describe(build(name))) if name in {**METHODS, **VARIANTS} else forms[0]
     apart = {
         key: value
         for key, value in own.items()

@@ -150,20 +150,29 @@ def test_bad_flags_are_named(flags, message):
         (b"- nacl", ', entry 1: no "method" is named'),
         (b"method: nacl\n1: 2", ": a setting's name is not a text"),
         (b"method: nacl\nsinks: 3", ": method 'nacl' has no setting 'sinks'; it has keep_ratio"),
-        (b"method: nacl\nkeep_ratio: half", "setting 'keep_ratio' must be a number, not 'half'"),
-        (b"method: nacl\nkeep_ratio: [0.1, x]", "setting 'keep_ratio' must be a number, not 'x'"),
+        (
+            b"method: nacl\nkeep_ratio: half",
+            "keep_ratio must be a number between 0 and 1, not 'half'",
+        ),
+        (
+            b"method: nacl\nkeep_ratio: [0.1, x]",
+            "keep_ratio must be a number between 0 and 1, not 'x'",
+        ),
         (b"method: nacl\nkeep_ratio: []", "setting 'keep_ratio' of nacl is an empty list"),
-        (b"method: nacl\nseed: [0, 0.5]", "setting 'seed' must be a whole number"),
-        (b"method: h2o\nrecent_share: [0.5]", "setting 'recent_share' must be a number"),
+        (b"method: nacl\nseed: [0, 0.5]", "seed must be a whole number"),
+        (b"method: h2o\nrecent_share: [0.5]", "recent_share must be a number"),
         (b"[]", ': no "method" is named'),
         (b"- method: h2o\n- keep_ratio: 1", ', entry 2: no "method" is named'),
         (b"- method: h2o\n- 5: 1\n  method: nacl", ", entry 2: a setting's name is not a text"),
         (b"- method: h2o\n- method: nacle", ", entry 2: unknown method 'nacle'"),
-        (b"- method: full\n- {method: snapkv, window: 0}", ", entry 2: window must be at least 1"),
+        (
+            b"- method: full\n- {method: snapkv, window: 0}",
+            ", entry 2: window_size must be at least 1",
+        ),
         (b"method: h2o\nrecent_share: 3", ": recent_share must"),
-        (b"method: nacl\nseed: null", "setting 'seed' must be a whole number, not None"),
-        (b"method: criticalkv\nepsilon:", "setting 'epsilon' must be a number, not None"),
-        (b"method: laprox\nproject: 2", "setting 'project' must be true or false, not 2"),
+        (b"method: nacl\nseed: null", "seed must be a whole number, not None"),
+        (b"method: criticalkv\nepsilon:", "epsilon must be a number, not None"),
+        (b"method: laprox\nproject: 2", "project must be true or false, not 2"),
         (b"method: h2o\nscorer: {}", "scorer must be a name or {name: {its settings}}, not {}"),
         (b"method: h2o\nscorer: {laprox: 3}", "scorer must be a name or {name: {its settings}}"),
         (b"method: h2o\nselector: {nacl: , h2o: }", "selector must be a name or {name: {"),
@@ -192,7 +201,7 @@ def test_the_readmes_example(tmp_path):
         *["snapkv-laprox_scorer-adakv_allocator"] * 2,
     ]
     composed, laprox = found[-2], LaProx(keep_ratio=0.2)
-    assert composed.scorer == replace(laprox.scorer, kernel=1) != laprox.scorer
+    assert composed.scorer == replace(laprox.scorer, kernel_size=1) != laprox.scorer
     assert (composed.selector, composed.allocator) == (SnapKV(0.2).selector, AdaKV(0.2).allocator)
     assert {policy.min_eviction_seqlen for policy in found[1:]} == {1024}
 

@@ -10,9 +10,9 @@ import yaml
 
 from kvevict import METHODS, InputError, build
 from kvevict.methods import describe
-from kvevict.methods.adakv import SharedTopK
-from kvevict.methods.laprox import ModelWide, OutputScore
+from kvevict.methods.laprox import OutputScore
 from kvevict.methods.nacl import ProxyAndRandom
+from kvevict.methods.parts import LayerShared, ModelWide
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -49,7 +49,7 @@ def test_records_tell_parts_apart() -> None:
 def test_parts_compose() -> None:
     policy = build("laprox", allocator={"adakv": {"alpha": 0.5}}, keep_ratio=0.1)
     assert isinstance(policy.scorer, OutputScore)
-    assert policy.allocator == SharedTopK(0.5)
+    assert policy.allocator == LayerShared(0.5)
     assert policy.keep_ratio == 0.1
     assert policy.name == "laprox-adakv_allocator"
     sampling = build("nacl", scorer="laprox", keep_ratio=0.4)
@@ -76,12 +76,19 @@ def test_only_the_final_combination_has_to_fit() -> None:
         (["snapkv"], {}, "unknown method"),
         ("snapkv", {"windows": 3}, "method 'snapkv' has no setting 'windows'; it has keep_ratio"),
         ("full", {"keep_ratio": 0.5}, "has no setting 'keep_ratio'"),
-        ("snapkv", {"window": "wide"}, "setting 'window' must be a whole number, not 'wide'"),
-        ("snapkv", {"window": 2.5}, "setting 'window' must be a whole number, not 2.5"),
-        ("h2o", {"decode_slack": 0.5}, "setting 'decode_slack' must be a whole number"),
-        ("tova", {"seed": 1.5}, "setting 'seed' must be a whole number"),
-        ("snapkv", {"window": None}, "setting 'window' must be a whole number, not None"),
-        ("snapkv", {"scorer": "snapvk"}, "unknown method 'snapvk'"),
+        ("snapkv", {"window": "wide"}, "window_size must be a whole number, not 'wide'"),
+        ("snapkv", {"window_size": 2.5}, "window_size must be a whole number, not 2.5"),
+        ("snapkv", {"window_size": True}, "window_size must be a whole number, not True"),
+        ("snapkv", {"window_size": None}, "window_size must be a whole number, not None"),
+        ("snapkv", {"window": 3, "window_size": 3}, "'window_size' is given twice, also as"),
+        ("h2o", {"decode_slack": 0.5}, "decode_slack must be a whole number, not 0.5"),
+        ("tova", {"seed": 1.5}, "seed must be a whole number"),
+        ("nacl", {"temperature": float("nan")}, "temperature must be a number, not nan"),
+        ("nacl", {"keep_ratio": "0.2"}, "keep_ratio must be a number between 0 and 1, not '0.2'"),
+        ("nacl", {"keep_ratio": True}, "keep_ratio must be a number between 0 and 1, not True"),
+        ("laprox", {"project": 1}, "project must be true or false, not 1"),
+        ("snapkv", {"scorer": "snapvk"}, "unknown scorer 'snapvk'; choose among .*window_score"),
+        ("snapkv", {"allocator": {"layer_shared": {"beta": 3}}}, "'layer_shared' has no setting"),
         ("snapkv", {"scorer": ["h2o"]}, r"scorer must be a name or .*, not \['h2o'\]"),
         ("snapkv", {"scorer": {"nacl": {"window": 3}}}, "method 'nacl' has no setting 'window'"),
         ("nacl", {"allocator": "laprox"}, "model-wide"),
