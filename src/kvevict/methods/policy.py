@@ -14,7 +14,6 @@ from .parts import Equal, TopK
 from .settings import Settings, check_frozen, later
 
 PARTS = {"scorer": Scorer, "allocator": Allocator, "selector": Selector}
-MIN_EVICTION_SEQLEN = 2048  # of NACL's release
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Policy(Settings):
             raise InputError("a budget is given as keep_ratio or in entries as budget, not as both")
         elif self.budget < 1:
             raise InputError(f"budget must be at least 1, not {self.budget}")
-        self._default("min_eviction_seqlen", MIN_EVICTION_SEQLEN if self.budget is None else 0)
+        self._default("min_eviction_seqlen", self.default_min_eviction_seqlen(self.budget))
         if self.keep_ratio == 0:
             raise InputError("keep_ratio must be above 0")
         if self.min_eviction_seqlen < 0:
@@ -87,6 +86,11 @@ class Policy(Settings):
     def selector(self) -> Selector:
         """Which entries these are."""
         return TopK()
+
+    @staticmethod
+    def default_min_eviction_seqlen(budget: int | None) -> int:
+        """That of NACL's release, and 0 beside a budget in entries."""
+        return 2048 if budget is None else 0
 
     def shape(self, tokens: int, question_tokens: int | None = None) -> PromptShape:
         """What this policy's parts are told of a prompt of ``tokens`` tokens."""
