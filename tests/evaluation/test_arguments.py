@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +13,10 @@ import pytest
 
 from evaluation import arguments
 from kvevict.errors import InputError
-from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV
+from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV, describe
 
 SRC = Path(__file__).parents[2] / "src"
+DATA = Path(__file__).parents[2] / "docs" / "data"
 RELEASE = (
     "--data_dir ../data --output_dir ../results --model_path m --model_name n --start_idx 0 "
     "--stop_idx 5 --verbose --device cpu --proxy_tokens_ratio 0.01 --proxy_token_keep_ratio 0.12 "
@@ -198,7 +201,7 @@ def test_the_readmes_example(tmp_path):
         "full",
         *["laprox"] * 2,
         *["nacl"] * 6,
-        *["snapkv-laprox_scorer-adakv_allocator"] * 2,
+        *["snapkv-laprox_scorer-layer_shared"] * 2,
     ]
     composed, laprox = found[-2], LaProx(keep_ratio=0.2)
     assert composed.scorer == replace(laprox.scorer, kernel_size=1) != laprox.scorer
@@ -263,7 +266,7 @@ def test_flags_override_every_entry_that_they_fit(tmp_path):
 
 
 def test_the_studys_settings():
-    """What docs/study.md says it compares: 14 methods, and 16 forms of two of them."""
+    """What docs/study.md says it compares: 14 methods, and 16 variants of two of them."""
     found = policies("--config configs/studies/study.yaml")
     assert len(found) == len(set(found)) == 109
     assert {policy.name.partition("-")[0] for policy in found} == set(METHODS)
@@ -272,6 +275,17 @@ def test_the_studys_settings():
     assert {policy.min_eviction_seqlen for policy in found if policy.name != "full"} == {1024}
     seeds = {(p.name, p.keep_ratio, p.seed) for p in found if p.name in ("nacl", "random")}
     assert len(seeds) == 24
+
+
+@pytest.mark.parametrize("study", ["study", "needle", "heads"])
+def test_records_are_those_of_earlier_runs(study):
+    """What was recorded under the names of then: a run begun with them goes on."""
+    scores = gzip.decompress((DATA / study / "scores.jsonl.gz").read_bytes()).splitlines()
+    recorded = [json.loads(line)["settings"]["policy"] for line in scores]
+    found = [describe(policy) for policy in policies(f"--config configs/studies/{study}.yaml")]
+    assert {json.dumps(r, sort_keys=True) for r in recorded} == {
+        json.dumps(r, sort_keys=True) for r in found
+    }
 
 
 def test_help_shows_the_defaults_and_imports_no_framework():

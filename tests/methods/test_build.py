@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from kvevict.methods import describe
 from kvevict.methods.laprox import OutputScore
 from kvevict.methods.nacl import ProxyAndRandom
 from kvevict.methods.parts import LayerShared, ModelWide
+from kvevict.methods.registry import NAMED_PARTS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -103,3 +105,43 @@ def test_a_part_without_settings_of_its_own() -> None:
     """YAML gives None where nothing follows the colon."""
     plain = build("h2o", scorer="full")
     assert build("h2o", scorer=yaml.safe_load("full:")) == plain
+
+
+def test_the_names_of_parts() -> None:
+    """As configs/README.md lists them; the variants' beside them."""
+    text = (CONFIGS / "README.md").read_text("utf-8")
+    for role, known in NAMED_PARTS.items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{role}` |")]
+        assert set(re.findall(r"`(\w+)`", row)) == {role, *known} - {"proxy_variant"}
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "settings", "part"),
+    [
+        ("allocator", "equal", {}, build("snapkv").allocator),
+        ("allocator", "layer_shared", {"alpha": 0.4}, build("adakv", alpha=0.4).allocator),
+        ("allocator", "pyramid", {"beta": 5}, build("pyramidkv", beta=5).allocator),
+        ("scorer", "window_score", {"window": 9}, build("snapkv", window=9).scorer),
+        (
+            "selector",
+            "top_k",
+            {"sinks": 2, "recent": 3},
+            build("random", sinks=2, recent=3).selector,
+        ),
+        ("selector", "proxy_and_random", {}, build("nacl").selector),
+    ],
+)
+def test_a_part_by_its_own_name(role: str, name: str, settings: dict, part: object) -> None:
+    policy = build("tova", **{role: {name: settings}})
+    assert getattr(policy, role) == part
+    assert policy.name == f"tova-{name}"
+    assert policy.decode_slack == 0, "what the method says beside its parts stays"
+    if not settings:
+        assert build("tova", **{role: name}) == policy
+
+
+def test_earlier_names_are_understood() -> None:
+    now = build("criticaladakv", window_size=9, kernel_size=3, alpha_safeguard=0.4)
+    assert build("criticaladakv", window=9, kernel=3, alpha=0.4) == now
+    assert build("criticalkv", first_share=0.3) == build("criticalkv", first_stage_ratio=0.3)
+    assert build("random", sinks=7) == build("random", n_sink=7)
