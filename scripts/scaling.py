@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from kvevict import budget
+from kvevict.budget import Ratio, per_head
 
 LAYERS, QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN, MLP = 80, 64, 8, 128, 8192, 28672
 RANKS, BF16, WORD = 8, 2, 4  # a word is a float32 score or an int32 count
@@ -19,7 +19,7 @@ KEEP = {"20%": 0.2, "5%": 0.05}
 
 def kept(n: int, keep: float) -> int:
     """Entries of the whole model."""
-    return LAYERS * KV_HEADS * budget.per_head(n, budget.ratio(keep, "keep"))
+    return LAYERS * KV_HEADS * per_head(n, Ratio(keep).exact)
 
 
 def sizes(n: int) -> dict[str, str]:
@@ -43,7 +43,7 @@ def sizes(n: int) -> dict[str, str]:
 def exchanged(n: int) -> dict[str, tuple[int, int]]:
     """Collectives a layer, and bytes of the buffers that they reduce or gather in it."""
     search, ties = DIGITS * BINS * WORD, RANKS * WORD
-    candidates = KV_HEADS * min(n, KV_HEADS * budget.per_head(n, budget.ratio(0.2, "keep")))
+    candidates = KV_HEADS * min(n, KV_HEADS * per_head(n, Ratio(0.2).exact))
     return {
         "tensor parallelism itself": (2, 2 * n * HIDDEN * BF16),
         "equal heads (all other methods)": (0, 0),

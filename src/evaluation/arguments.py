@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -16,7 +15,7 @@ import yaml
 import benchmarks
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.errors import InputError
-from kvevict.methods import METHODS, NACL, LaProx, Policy, build, describe
+from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -109,16 +108,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument(
         "--keep_ratio",
         help="shares of the cache to keep, separated by commas "
-        f"(default: {Policy.keep_ratio}; laprox {LaProx().keep_ratio})",
+        f"(default: {Policy.default_keep_ratio}; laprox {LaProx.default_keep_ratio})",
     )
     p.add_argument("--config", help="YAML of one method or a list of them; flags override it")
     for name, text in NACL_FLAGS.items():
-        default = inspect.signature(NACL).parameters[name].default
-        p.add_argument(
-            f"--{name}", type=type(default), help=f"of nacl: {text} (default: {default})"
-        )
+        default = getattr(NACL, name)
+        kind = int if isinstance(default, int) else float
+        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text} (default: {default})")
     for name, text in COMMON_FLAGS.items():
-        default = getattr(Policy, name)
+        default = getattr(Full(), name)
         shown = "" if default is None else f" (default: {default})"
         p.add_argument(f"--{name}", type=int, help=text + shown)
     args = p.parse_args(argv)
@@ -147,8 +145,8 @@ def policies(args: argparse.Namespace) -> list[Policy]:
         InputError: an unknown method, a malformed file, a setting out of range or of no effect, or
             methods that would keep different shares without anyone having said so.
     """
-    forms = _forms(args)
-    named = {form["method"] for form in forms}
+    entries = _entries(args)
+    named = {entry["method"] for entry in entries}
     nacl = _given(args, NACL_FLAGS)
     if nacl and "nacl" not in named:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
@@ -158,15 +156,15 @@ def policies(args: argparse.Namespace) -> list[Policy]:
         if named == {"full"}:
             raise InputError("--keep_ratio needs a --method that evicts")
     chosen = []
-    for form in forms:
-        if form["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            form = {**form, **common, **(nacl if form["method"] == "nacl" else {})}
-        chosen += _built(form)
+    for entry in entries:
+        if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
+            entry = {**entry, **common, **(nacl if entry["method"] == "nacl" else {})}
+        chosen += _built(entry)
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
     if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:
         own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
         raise InputError(f"methods differ in their default ratio ({own}); give --keep_ratio")
-    return list(dict.fromkeys(chosen))
+    return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
 
 def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -223,41 +221,41 @@ def read_config(path: str) -> list[dict[str, Any]]:
         raise InputError(f"{where}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, ValueError):  # ValueError: not UTF-8, or a date like 2024-13-01
         raise InputError(f"{path} is not YAML") from None
-    forms = config if isinstance(config, list) and config else [config]
-    for number, form in enumerate(forms, 1):
-        where = f"{path}, entry {number}" if forms is config else path
-        if not isinstance(form, dict) or not isinstance(form.get("method"), str):
+    entries = config if isinstance(config, list) and config else [config]
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, entry {number}" if entries is config else path
+        if not isinstance(entry, dict) or not isinstance(entry.get("method"), str):
             raise InputError(f'{where}: no "method" is named')
-        if not all(isinstance(key, str) for key in form):
+        if not all(isinstance(key, str) for key in entry):
             raise InputError(f"{where}: a setting's name is not a text")
         try:
-            _built(form)
+            _built(entry)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-    return forms
+    return entries
 
 
-def _forms(args: argparse.Namespace) -> list[dict[str, Any]]:
+def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Methods with what the file says of them."""
     named = [] if args.method is None else [name.strip() for name in args.method.split(",")]
     if args.enable_nacl_evict and "nacl" not in named:
         named.append("nacl")
     if args.config is None:
         return [{"method": method} for method in named or ["full"]]
-    forms = read_config(args.config)
-    of_file = list(dict.fromkeys(form["method"] for form in forms))
+    entries = read_config(args.config)
+    of_file = list(dict.fromkeys(entry["method"] for entry in entries))
     if named and named != of_file:
         raise InputError(f"--config is of {','.join(of_file)}, the flags ask for {','.join(named)}")
-    return forms
+    return entries
 
 
-def _built(form: dict[str, Any]) -> list[Policy]:
-    """A policy for each of a form's keep ratios and seeds, which may be lists."""
-    lists = {key: form[key] for key in ("keep_ratio", "seed") if isinstance(form.get(key), list)}
+def _built(entry: dict[str, Any]) -> list[Policy]:
+    """A policy for each of an entry's keep ratios and seeds, which may be lists."""
+    lists = {key: entry[key] for key in ("keep_ratio", "seed") if isinstance(entry.get(key), list)}
     for key, values in lists.items():
         if not values:
-            raise InputError(f"setting {key!r} of {form['method']} is an empty list")
-    return [build(**{**form, **dict(zip(lists, v))}) for v in product(*lists.values())]
+            raise InputError(f"setting {key!r} of {entry['method']} is an empty list")
+    return [build(**{**entry, **dict(zip(lists, v))}) for v in product(*lists.values())]
 
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:

@@ -7,23 +7,43 @@ Every count here is the floor of a decimal ratio times a length, computed on fra
 from __future__ import annotations
 
 from fractions import Fraction
+from math import isfinite
+from numbers import Real
 
 from .errors import InputError
 
 
-def ratio(value: float, name: str) -> Fraction:
-    """``value`` as the decimal that was written, in [0, 1].
+class Ratio(float):
+    """A share between 0 and 1 that remembers the decimal it was written as.
+
+    Elsewhere a plain number; ``Ratio(0.29).of(100)`` is 29.
+
+    Attributes:
+        exact: the decimal as a fraction.
+
+    Args:
+        value: a number.
+        name: of the setting that it is, for the message.
 
     Raises:
         InputError: it is not a number between 0 and 1.
     """
-    try:
-        exact = Fraction(str(value))
-    except ValueError:
-        raise InputError(f"{name} must be a number between 0 and 1, not {value!r}") from None
-    if not 0 <= exact <= 1:
-        raise InputError(f"{name} must lie between 0 and 1, not {value}")
-    return exact
+
+    exact: Fraction
+
+    def __new__(cls, value: object, name: str = "a ratio") -> Ratio:
+        if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value):
+            raise InputError(f"{name} must be a number between 0 and 1, not {value!r}")
+        exact = value.exact if isinstance(value, Ratio) else Fraction(str(value))
+        if not 0 <= exact <= 1:
+            raise InputError(f"{name} must lie between 0 and 1, not {value}")
+        self = super().__new__(cls, exact)
+        self.exact = exact
+        return self
+
+    def of(self, n: int) -> int:
+        """This share of ``n`` entries, rounded down."""
+        return share(n, self.exact)
 
 
 def share(n: int, part: Fraction) -> int:

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from reporting.kept import Kept
-from reporting.style import INK, METHOD_STYLE, base, display
+from reporting.style import INK, display, style_of
 
 COLUMNS = 2
 MOST_ACROSS = 640  # positions drawn side by side; more are put together
@@ -34,7 +34,7 @@ def kept_figure(kept: Kept) -> Figure:
 
 def _panel(panel, method: str, mask: np.ndarray, answer: list[int]) -> None:
     layers, heads, tokens = mask.shape
-    color = METHOD_STYLE.get(base(method), (INK, ""))[0]
+    color = style_of(method)[0]
     flat = mask.reshape(layers * heads, tokens)
     axes = panel.subplots(
         2,

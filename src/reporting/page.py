@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from reporting.kept import Kept
 from reporting.sections import Section
-from reporting.style import FAINT, INK, METHOD_STYLE, OTHERS, base, display
+from reporting.style import FAINT, INK, OTHERS, display, style_of
 from reporting.tables import HOW, Table
 
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def _cell(text: str) -> str:
 def _viewer(kept: Kept) -> str:
     data = kept.to_json()
     data["methods"] = [
-        {"name": display(name), "color": METHOD_STYLE.get(base(name), (INK,))[0], "mask": mask}
+        {"name": display(name), "color": style_of(name)[0], "mask": mask}
         for name, mask in data.pop("masks").items()
     ]
     # Nothing in the text can then end the script element; the rest of JSON is ASCII.

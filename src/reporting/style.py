@@ -11,6 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from kvevict.methods import METHODS, PARTS
+
 FULL = "full"
 # Text; grid and frame; lines that are there for comparison only.
 INK, FAINT, OTHERS = "#24292f", "#d0d7de", "#b6bec8"
@@ -33,6 +35,8 @@ METHOD_STYLE = {
     "keynorm": ("#6B7785", "h"),
     "random": ("#9AA0A6", "."),
 }
+# Of methods that are not listed here, by turns.
+SPARE_STYLES = (("#56606E", "*"), ("#A05195", "H"), ("#2F4B7C", "8"), ("#7A8F00", "4"))
 NAMES = {
     FULL: "full cache",
     "nacl": "NACL",
@@ -81,7 +85,7 @@ matplotlib.rcParams.update(
 
 
 def base(method: str) -> str:
-    """The method that a label such as ``laprox (project False)`` is a form of."""
+    """The method that a label such as ``laprox (project False)`` is a variant of."""
     name = method.partition(" (")[0]
     return name if name in METHOD_STYLE else name.partition("-")[0]
 
@@ -91,17 +95,32 @@ def display(method: str) -> str:
 
     ``laprox-adakv_allocator`` becomes ``LaProx, Ada-KV's allocator``.
     """
-    name, form, rest = method.partition(" (")
+    name, opening, rest = method.partition(" (")
     first, *parts = name.split("-")
-    shown = [NAMES.get(first, first)]
+    shown = [_name(first)]
     for part in parts:
-        other, owns, role = part.partition("_")
-        shown.append(NAMES.get(other, other) + (f"'s {role}" if owns else ""))
-    return ", ".join(shown) + form + rest
+        other, _, role = part.rpartition("_")
+        shown.append(f"{_name(other)}'s {role}" if role in PARTS else part.replace("_", " "))
+    return ", ".join(shown) + opening + rest
+
+
+def _name(method: str) -> str:
+    """As its paper writes it, or as its class is called."""
+    return NAMES.get(method) or (METHODS[method].__name__ if method in METHODS else method)
+
+
+def style_of(method: str) -> tuple[str, str]:
+    """Colour and marker of the method that a label is a variant of."""
+    if base(method) in METHOD_STYLE:
+        return METHOD_STYLE[base(method)]
+    others = [name for name in METHODS if base(name) not in METHOD_STYLE]
+    turn = others.index(base(method)) if base(method) in others else 0
+    return SPARE_STYLES[turn % len(SPARE_STYLES)]
 
 
 def rank(method: str) -> tuple[int, str]:
-    """The full cache first, then the methods in the order of the palette, forms behind."""
+    """The full cache first, the methods in the order of the palette, others by name; variants
+    behind."""
     order = list(METHOD_STYLE)
     return (order.index(base(method)) if base(method) in order else len(order), method)
 
@@ -109,19 +128,19 @@ def rank(method: str) -> tuple[int, str]:
 def look(methods: list[str]) -> dict[str, dict[str, Any]]:
     """Matplotlib's ``color``, ``marker`` and ``linestyle`` of each method, by label.
 
-    The colour is the method's own in every figure; its forms differ in their dashes.
+    The colour is the method's own in every figure; its variants differ in their dashes.
     """
     looks: dict[str, dict[str, Any]] = {}
     for method in sorted(set(methods), key=rank):
-        color, marker = METHOD_STYLE.get(base(method), ("#56606E", "*"))
-        forms = sum(base(other) == base(method) for other in looks)
-        dash = DASHES[forms % len(DASHES)]
+        color, marker = style_of(method)
+        variants = sum(base(other) == base(method) for other in looks)
+        dash = DASHES[variants % len(DASHES)]
         looks[method] = {"color": color, "marker": marker, "linestyle": dash}
     return looks
 
 
 def tint(own: dict[str, Any]) -> tuple[float, ...]:
-    """The colour of a method's bars. They have no dashes: its forms are paler and paler."""
+    """The colour of a method's bars. They have no dashes: its variants are paler and paler."""
     strength = 0.6 ** DASHES.index(own["linestyle"])
     return tuple(1 - strength * (1 - part) for part in to_rgb(own["color"]))
 

@@ -1,4 +1,4 @@
-"""Labels for policies: the method's name, and what sets apart two forms of one method."""
+"""Labels for policies: the method's name, and what sets apart two variants of one method."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import Any
 
-from kvevict.methods import FORMS, METHODS, PARTS, build, describe
+from kvevict.methods import METHODS, PARTS, VARIANTS, Policy, build, describe
 
 # Read off elsewhere: the axis, and what is pooled.
-NOT_A_VARIANT = ("name", "keep_ratio", "seed")
+NOT_A_VARIANT = ("name", "keep_ratio", "budget", "seed")
 
 
 def label_variants(policies: list[dict[str, Any]]) -> list[str]:
     """A label for each policy as recorded: ``laprox``, or ``laprox (project False)``.
 
     Only settings that differ among the policies of one name and from the method's default are
-    spelled out, so that a method that comes in one form has its plain name. Shares of what is kept
-    add up to 1; where one is 0, that says it, as long as no other form has the same label.
+    spelled out, so that a method that comes in one variant has its plain name. Shares of what is
+    kept add up to 1; where one is 0, that says it, as long as no other variant has the same label.
     """
     flat = [_flatten(policy) for policy in policies]
-    forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    variants: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for policy, settings in zip(policies, flat):
-        if settings not in forms[policy["name"]]:
-            forms[policy["name"]].append(settings)
+        if settings not in variants[policy["name"]]:
+            variants[policy["name"]].append(settings)
     labels: dict[str, list[str]] = {}
-    for name, own in forms.items():
-        labels[name] = [_label(name, form, own, brief=True) for form in own]
+    for name, own in variants.items():
+        labels[name] = [_label(name, settings, own, brief=True) for settings in own]
         if len(set(labels[name])) < len(own):
-            labels[name] = [_label(name, form, own, brief=False) for form in own]
+            labels[name] = [_label(name, settings, own, brief=False) for settings in own]
     return [
-        labels[policy["name"]][forms[policy["name"]].index(settings)]
+        labels[policy["name"]][variants[policy["name"]].index(settings)]
         for policy, settings in zip(policies, flat)
     ]
 
 
-def _label(name: str, own: dict[str, Any], forms: list[dict[str, Any]], brief: bool) -> str:
-    usual = _flatten(describe(build(name))) if name in {**METHODS, **FORMS} else forms[0]
+def _label(name: str, own: dict[str, Any], variants: list[dict[str, Any]], brief: bool) -> str:
+    usual = _flatten(describe(build(name))) if name in {**METHODS, **VARIANTS} else variants[0]
     apart = {
         key: value
         for key, value in own.items()
-        if value != usual.get(key) and any(value != other.get(key) for other in forms)
+        if value != usual.get(key) and any(value != other.get(key) for other in variants)
     }
     shares = {key: value for key, value in apart.items() if isinstance(value, Fraction)}
     if brief and 0 in shares.values():
@@ -54,17 +54,25 @@ def _flatten(policy: dict[str, Any]) -> dict[str, Any]:
     for part in PARTS:
         for kind, own in policy.get(part, {}).items():
             settings[part] = kind
-            settings.update({k: _of_kept(v, policy["keep_ratio"]) for k, v in own.items()})
+            settings.update({k: _of_kept(v, own) for k, v in own.items()})
+    shortest = Policy.default_min_eviction_seqlen(policy.get("budget"))
+    if settings.get("min_eviction_seqlen") == shortest:
+        del settings["min_eviction_seqlen"]
     return settings
 
 
-def _of_kept(value: Any, keep_ratio: float) -> Any:
-    if not isinstance(value, str):
-        return value
+def _of_kept(value: Any, part: dict[str, Any]) -> Any:
+    """A share as one of the sum of a part's shares, which is what is kept."""
+    share = _share(value)
+    return value if share is None else share / sum(filter(None, map(_share, part.values())))
+
+
+def _share(value: Any) -> Fraction | None:
+    """A share is recorded as the text of a fraction."""
     try:
-        return Fraction(value) / Fraction(str(keep_ratio))
+        return Fraction(value) if isinstance(value, str) else None
     except ValueError:
-        return value
+        return None
 
 
 def _short(value: Any) -> str:

@@ -9,9 +9,9 @@ import pytest
 
 from kvevict import METHODS, AdaKV, SnapKV, build
 from kvevict.engine import decode
-from kvevict.methods.adakv import SharedTopK
-from kvevict.methods.base import Equal, Policy, TopK
+from kvevict.methods import Composition
 from kvevict.methods.nacl import ProxyScore
+from kvevict.methods.parts import LayerShared, TopK
 from tests.methods.brute import Prompt, choose, grow, held, kept, pool, run, shrink
 
 MERGING = 10  # a seed whose heads of unequal budgets come to equal lengths
@@ -42,7 +42,8 @@ def test_small_heads_count_as_much_as_the_first() -> None:
     """With a share dropped, the head of fewest entries is the one that outgrows its budget."""
     prompt = Prompt(1, 80, layers=1, more=60)
     prompt.q[:, 2:] *= 0.2  # attends evenly: few of its entries stand out
-    policy = AdaKV(0.3, window=4, alpha=0.0, min_eviction_seqlen=0, decode_slack=0, decode_drop=0.5)
+    settings = {"min_eviction_seqlen": 0, "decode_slack": 0, "decode_drop": 0.5}
+    policy = AdaKV(0.3, window_size=4, alpha_safeguard=0.0, **settings)
     session = run(policy, prompt)
     layer = session.cache.layers[0]
     first, second = layer.lengths
@@ -56,9 +57,9 @@ def test_heads_that_come_to_the_same_length_go_on_together() -> None:
     """Budgets such as 3 and 4 entries both shrink to 2; each head goes on with its own sums."""
     n, steps = 60, 24
     prompt = Prompt(MERGING, n, layers=1, kv_heads=4, more=steps)
-    parts = (ProxyScore(0.05), SharedTopK(0.0), TopK())
+    parts = {"scorer": ProxyScore(0.05), "allocator": LayerShared(0.0)}
     settings = {"min_eviction_seqlen": 0, "decode_slack": 0, "decode_drop": 0.5}
-    session = run(Policy("ragged", *parts, keep_ratio=0.2, **settings), prompt)
+    session = run(Composition(name="ragged", **parts, keep_ratio=0.2, **settings), prompt)
     layer = session.cache.layers[0]
     budgets, runs = list(layer.lengths), len(list(layer.runs()))
     received = prompt.weights(0)[:, :, -3:].sum((1, 2))
@@ -77,8 +78,9 @@ def test_heads_that_come_to_the_same_length_go_on_together() -> None:
 def test_snapkv_scores_what_it_holds() -> None:
     """Sums over the window grow by each decoded row; the newest entries are the window then."""
     n, window, budget = 60, 4, 15
+    sizes = {"window_size": window, "kernel_size": 3}
     prompt = Prompt(2, n, kv_heads=1, layers=1, more=6)
-    session = run(SnapKV(0.25, window, 3, min_eviction_seqlen=0, decode_slack=5), prompt)
+    session = run(SnapKV(0.25, **sizes, min_eviction_seqlen=0, decode_slack=5), prompt)
     positions = kept(session, prompt)[0][0]
     received = prompt.weights(0)[0, :, -window:].sum((0, 1))
     sums = [{j: received[j] for j in positions}]
@@ -103,7 +105,7 @@ def test_a_token_that_is_not_finite_is_told_in_its_step(method, tensor, message)
     getattr(prompt, tensor)[0, 1, 61] = np.nan
     # What CriticalKV protects takes no part in its second stage.
     policy = build(method, keep_ratio=0.3, min_eviction_seqlen=0, decode_slack=0)
-    policy = replace(policy, selector=replace(policy.selector, recent=0))
+    policy = Composition.of(policy, method, selector=replace(policy.selector, recent=0))
     session = run(policy, prompt)
     session.extend([1])
     with pytest.raises(FloatingPointError, match=f"^{message}$"):
@@ -114,8 +116,9 @@ def test_a_fork_goes_its_own_way() -> None:
     """Few rows score, so that what is decoded soon counts as much as the prompt."""
     n, steps = 60, 24
     prompt = Prompt(3, n, more=steps)
-    parts = (ProxyScore(0.05), Equal(), TopK(recent=3))
-    policy = Policy("few", *parts, min_eviction_seqlen=0, decode_slack=2, decode_drop=0.3)
+    parts = {"scorer": ProxyScore(0.05), "selector": TopK(recent=3)}
+    settings = {"min_eviction_seqlen": 0, "decode_slack": 2, "decode_drop": 0.3}
+    policy = Composition(name="few", **parts, **settings)
     alone, session = run(policy, prompt), run(policy, prompt)
     expected = []
     for _ in range(steps):
@@ -130,7 +133,7 @@ def test_a_fork_goes_its_own_way() -> None:
 
 def test_an_answer_of_any_length_takes_bounded_bytes() -> None:
     prompt = Prompt(4, 50, more=120)
-    policy = build("snapkv", window=4, min_eviction_seqlen=0, decode_slack=8)
+    policy = build("snapkv", window_size=4, min_eviction_seqlen=0, decode_slack=8)
     session = run(policy, prompt)
     decode(session, 120)
     entry = 2 * 8 * 4

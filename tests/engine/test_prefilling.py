@@ -160,7 +160,7 @@ def test_decoding_stops_at_an_end_token(decoder) -> None:
 
 
 def test_room_for_the_answer_is_made_once(decoder) -> None:
-    session = prefill(decoder, tokens(12, 40), [policy("snapkv", window=4)])[0]
+    session = prefill(decoder, tokens(12, 40), [policy("snapkv", window_size=4)])[0]
     decode(session, 30)
     assert [layer.tail_keys.shape[1] for layer in session.cache.layers] == [30] * 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,7 @@ from kvevict import METHODS, build
 from kvevict.engine import prefill
 from tests.methods.brute import Prompt, kept, run
 
-SMALL = {"window": 5, "kernel": 3, "recent": 3, "sinks": 2, "history_window": 20}
+SMALL = {"window_size": 5, "kernel_size": 3, "recent": 3, "n_sink": 2, "history_window": 20}
 WITHOUT_RATIO = ("full",)
 
 
@@ -22,7 +23,7 @@ def policies(keep_ratio: float, **common) -> list:
     common["min_eviction_seqlen"] = 0
     result = []
     for method in METHODS:
-        accepted = METHODS[method].__code__.co_varnames
+        accepted = {field.name for field in fields(METHODS[method])}
         own = {name: value for name, value in SMALL.items() if name in accepted}
         if method not in WITHOUT_RATIO:
             own["keep_ratio"] = keep_ratio
@@ -53,11 +54,11 @@ def test_exact_budget_order_protection_and_bytes(n, percent, layers, kv_heads, g
     sessions = prefill(prompt, [1] * n, chosen, record=True)
     for policy, session in zip(chosen, sessions):
         budget = n if policy.name == "full" else max(1, n * percent // 100)
-        assert policy.budget(n) == budget
+        assert policy.entries(n) == budget
         positions = kept(session, prompt)  # checks range, order and what lies at each position
         counts = [len(head) for layer in positions for head in layer]
         assert sum(counts) == budget * layers * kv_heads, policy.name
-        sinks, recent = policy.selector.protected(n, budget)
+        sinks, recent = policy.selector.protected(policy.shape(n), budget)
         assert min(sinks, recent) >= 0
         assert sinks + recent <= budget
         for layer in positions:
@@ -87,7 +88,7 @@ def test_short_prompts_are_left_whole(method: str) -> None:
 
 def test_ratios_of_many_digits_are_exact() -> None:
     for ratio in (0.123456789, 0.29, 1e-05):
-        budget = build("snapkv", keep_ratio=ratio, min_eviction_seqlen=0).budget(1_000_000)
+        budget = build("snapkv", keep_ratio=ratio, min_eviction_seqlen=0).entries(1_000_000)
         assert budget == max(1, int(Fraction(str(ratio)) * 1_000_000))
 
 

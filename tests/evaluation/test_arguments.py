@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +13,10 @@ import pytest
 
 from evaluation import arguments
 from kvevict.errors import InputError
-from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV
+from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV, describe
 
 SRC = Path(__file__).parents[2] / "src"
+DATA = Path(__file__).parents[2] / "docs" / "data"
 RELEASE = (
     "--data_dir ../data --output_dir ../results --model_path m --model_name n --start_idx 0 "
     "--stop_idx 5 --verbose --device cpu --proxy_tokens_ratio 0.01 --proxy_token_keep_ratio 0.12 "
@@ -150,20 +153,29 @@ def test_bad_flags_are_named(flags, message):
         (b"- nacl", ', entry 1: no "method" is named'),
         (b"method: nacl\n1: 2", ": a setting's name is not a text"),
         (b"method: nacl\nsinks: 3", ": method 'nacl' has no setting 'sinks'; it has keep_ratio"),
-        (b"method: nacl\nkeep_ratio: half", "setting 'keep_ratio' must be a number, not 'half'"),
-        (b"method: nacl\nkeep_ratio: [0.1, x]", "setting 'keep_ratio' must be a number, not 'x'"),
+        (
+            b"method: nacl\nkeep_ratio: half",
+            "keep_ratio must be a number between 0 and 1, not 'half'",
+        ),
+        (
+            b"method: nacl\nkeep_ratio: [0.1, x]",
+            "keep_ratio must be a number between 0 and 1, not 'x'",
+        ),
         (b"method: nacl\nkeep_ratio: []", "setting 'keep_ratio' of nacl is an empty list"),
-        (b"method: nacl\nseed: [0, 0.5]", "setting 'seed' must be a whole number"),
-        (b"method: h2o\nrecent_share: [0.5]", "setting 'recent_share' must be a number"),
+        (b"method: nacl\nseed: [0, 0.5]", "seed must be a whole number"),
+        (b"method: h2o\nrecent_share: [0.5]", "recent_share must be a number"),
         (b"[]", ': no "method" is named'),
         (b"- method: h2o\n- keep_ratio: 1", ', entry 2: no "method" is named'),
         (b"- method: h2o\n- 5: 1\n  method: nacl", ", entry 2: a setting's name is not a text"),
         (b"- method: h2o\n- method: nacle", ", entry 2: unknown method 'nacle'"),
-        (b"- method: full\n- {method: snapkv, window: 0}", ", entry 2: window must be at least 1"),
+        (
+            b"- method: full\n- {method: snapkv, window: 0}",
+            ", entry 2: window_size must be at least 1",
+        ),
         (b"method: h2o\nrecent_share: 3", ": recent_share must"),
-        (b"method: nacl\nseed: null", "setting 'seed' must be a whole number, not None"),
-        (b"method: criticalkv\nepsilon:", "setting 'epsilon' must be a number, not None"),
-        (b"method: laprox\nproject: 2", "setting 'project' must be true or false, not 2"),
+        (b"method: nacl\nseed: null", "seed must be a whole number, not None"),
+        (b"method: criticalkv\nepsilon:", "epsilon must be a number, not None"),
+        (b"method: laprox\nproject: 2", "project must be true or false, not 2"),
         (b"method: h2o\nscorer: {}", "scorer must be a name or {name: {its settings}}, not {}"),
         (b"method: h2o\nscorer: {laprox: 3}", "scorer must be a name or {name: {its settings}}"),
         (b"method: h2o\nselector: {nacl: , h2o: }", "selector must be a name or {name: {"),
@@ -189,10 +201,10 @@ def test_the_readmes_example(tmp_path):
         "full",
         *["laprox"] * 2,
         *["nacl"] * 6,
-        *["snapkv-laprox_scorer-adakv_allocator"] * 2,
+        *["snapkv-laprox_scorer-layer_shared"] * 2,
     ]
     composed, laprox = found[-2], LaProx(keep_ratio=0.2)
-    assert composed.scorer == replace(laprox.scorer, kernel=1) != laprox.scorer
+    assert composed.scorer == replace(laprox.scorer, kernel_size=1) != laprox.scorer
     assert (composed.selector, composed.allocator) == (SnapKV(0.2).selector, AdaKV(0.2).allocator)
     assert {policy.min_eviction_seqlen for policy in found[1:]} == {1024}
 
@@ -254,7 +266,7 @@ def test_flags_override_every_entry_that_they_fit(tmp_path):
 
 
 def test_the_studys_settings():
-    """What docs/study.md says it compares: 14 methods, and 16 forms of two of them."""
+    """What docs/study.md says it compares: 14 methods, and 16 variants of two of them."""
     found = policies("--config configs/studies/study.yaml")
     assert len(found) == len(set(found)) == 109
     assert {policy.name.partition("-")[0] for policy in found} == set(METHODS)
@@ -263,6 +275,17 @@ def test_the_studys_settings():
     assert {policy.min_eviction_seqlen for policy in found if policy.name != "full"} == {1024}
     seeds = {(p.name, p.keep_ratio, p.seed) for p in found if p.name in ("nacl", "random")}
     assert len(seeds) == 24
+
+
+@pytest.mark.parametrize("study", ["study", "needle", "heads"])
+def test_records_are_those_of_earlier_runs(study):
+    """What was recorded under the names of then: a run begun with them goes on."""
+    scores = gzip.decompress((DATA / study / "scores.jsonl.gz").read_bytes()).splitlines()
+    recorded = [json.loads(line)["settings"]["policy"] for line in scores]
+    found = [describe(policy) for policy in policies(f"--config configs/studies/{study}.yaml")]
+    assert {json.dumps(r, sort_keys=True) for r in recorded} == {
+        json.dumps(r, sort_keys=True) for r in found
+    }
 
 
 def test_help_shows_the_defaults_and_imports_no_framework():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -11,25 +12,32 @@ from kvevict import NACL, noise, ops
 from kvevict.attention import ColumnStatistic
 from kvevict.engine.decode_eviction import DecodeEviction
 from kvevict.engine.prompt_eviction import Eviction
-from kvevict.methods.adakv import SharedTopK
-from kvevict.methods.base import Equal, LayerView, Policy, TopK
+from kvevict.methods import Composition, LayerView, Policy, PromptShape
 from kvevict.methods.criticalkv import TwoStages
-from kvevict.methods.laprox import ModelWide, OutputScore
+from kvevict.methods.laprox import OutputScore
 from kvevict.methods.nacl import ProxyScore
+from kvevict.methods.parts import Equal, LayerShared, ModelWide, TopK
 from tests.kernels.dense import DEVICE, kernels, torch
 
 LAYERS, HEADS, GROUP, D = 4, 3, 2, 64
 N = 9001 if DEVICE == "cuda" else 1201
 COMMON = {"min_eviction_seqlen": 0, "keep_ratio": 0.2}
-DRAW = NACL(0.2, min_eviction_seqlen=0).selector
+DRAW = NACL(0.2).selector
+DRAW_ALL = NACL(0.2, proxy_token_keep_ratio=0.0, random_token_keep_ratio=0.2).selector
+PARTS = {
+    "two parts": (Equal(), DRAW),
+    "drawn": (Equal(), DRAW_ALL),
+    "top-k": (Equal(), TopK(4, 32)),
+    "shared": (LayerShared(), TopK(0, 32)),
+    "two parts, shared": (LayerShared(), DRAW),
+    "two stages": (Equal(), TwoStages(0, 32)),
+    "model-wide": (ModelWide(), TopK(2, 32)),
+}
 POLICIES = {
-    "two parts": Policy("nacl", ProxyScore(), Equal(), DRAW, **COMMON),
-    "drawn": Policy("drawn", ProxyScore(), Equal(), NACL(0.2, 0.01, 0.0, 0.2).selector, **COMMON),
-    "top-k": Policy("snapkv", ProxyScore(), Equal(), TopK(4, 32), **COMMON),
-    "shared": Policy("adakv", ProxyScore(), SharedTopK(), TopK(0, 32), **COMMON),
-    "two parts, shared": Policy("both", ProxyScore(), SharedTopK(), DRAW, **COMMON),
-    "two stages": Policy("criticalkv", ProxyScore(), Equal(), TwoStages(0, 32), **COMMON),
-    "model-wide": Policy("laprox", ProxyScore(), ModelWide(), TopK(2, 32), **COMMON),
+    name: Composition(
+        name=name, scorer=ProxyScore(), allocator=allocator, selector=selector, **COMMON
+    )
+    for name, (allocator, selector) in PARTS.items()
 }
 
 
@@ -72,7 +80,7 @@ def test_the_same_entries_are_kept(name, levels, use_kernels):
     expected = run(POLICIES[name], layers("cpu", levels))
     use_kernels()
     got = run(POLICIES[name], layers(DEVICE, levels))
-    got.check()
+    got.checks.look()
     assert got.cache.entries == got.budget * HEADS * LAYERS
     for one, other in zip(expected.cache.layers, got.cache.layers):
         assert one.lengths == other.lengths
@@ -116,19 +124,20 @@ def test_the_same_entries_are_kept_while_decoding(name, use_kernels):
 def test_a_score_that_is_not_finite_is_told_after_the_last_layer(use_kernels):
     use_kernels()
     views = layers(DEVICE, None)
-    views[2].columns[0][1, 700] = float("nan")
+    views[2].statistics[0][1, 700] = float("nan")
     eviction = run(POLICIES["two parts"], views)
     assert eviction.cache.entries == eviction.budget * HEADS * LAYERS
-    with pytest.raises(FloatingPointError, match=r"^nacl: the scores of layer 2 are not finite$"):
-        eviction.check()
+    with pytest.raises(FloatingPointError, match=r"^two parts: the scores of layer 2 are not"):
+        eviction.checks.look()
 
 
 def test_laprox_scores(use_kernels):
     """The kernel's norms of projected values, inside the scorer."""
     view = layers("cpu", None)[0]
-    squares = view.columns[0].unsqueeze(1).expand(HEADS, GROUP, N)
+    squares = view.statistics[0].unsqueeze(1).expand(HEADS, GROUP, N)
     scorer = OutputScore()
-    assert scorer.statistics(N) == (ColumnStatistic("sum_of_squares", 32, per_kv_head=False),)
+    (asked,) = scorer.statistics(PromptShape(N, Fraction(1, 5)))
+    assert asked == ColumnStatistic("sum_of_squares", 32, per_kv_head=False)
     norms = (view.values.double().unsqueeze(1) @ view.w_o.double()).norm(dim=-1)
     expected = torch.nn.functional.avg_pool1d(
         (squares.double().sqrt() * norms).sum(1)[:, : N - 32], 7, 1, 3
@@ -151,4 +160,4 @@ def test_the_host_never_waits(name):
         eviction = run(POLICIES[name], views)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    eviction.check()
+    eviction.checks.look()

@@ -13,7 +13,7 @@ import paddle
 
 from kvevict.engine import prefill
 from kvevict.engine.session import Session
-from kvevict.methods.base import Policy
+from kvevict.methods import Policy
 
 
 class Prompt:

@@ -14,7 +14,7 @@ def test_heads_share_the_layers_budget(kv_heads: int, group: int, alpha: float) 
     prompt = Prompt(kv_heads, n, kv_heads=kv_heads, group=group)
     # Queries of unequal sharpness give heads of unequal spread, and so unequal shares.
     prompt.q *= np.repeat(np.linspace(0.3, 2, kv_heads), group)[:, None, None].astype(np.float32)
-    policy = AdaKV(0.3, window, alpha=alpha, min_eviction_seqlen=0)
+    policy = AdaKV(0.3, window_size=window, alpha_safeguard=alpha, min_eviction_seqlen=0)
     base = 33 - window
     ragged = False
     for layer, heads in enumerate(kept(run(policy, prompt), prompt)):
@@ -30,5 +30,5 @@ def test_heads_share_the_layers_budget(kv_heads: int, group: int, alpha: float) 
 
 
 def test_alpha_out_of_range() -> None:
-    with pytest.raises(InputError, match="alpha must lie between 0 and 1"):
-        AdaKV(alpha=1.5)
+    with pytest.raises(InputError, match="alpha_safeguard must lie between 0 and 1"):
+        AdaKV(alpha_safeguard=1.5)

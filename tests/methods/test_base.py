@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvevict import InputError, SnapKV, StreamingLLM
-from kvevict.methods.base import top_k
+from kvevict.ops import top_k
 from tests.methods.brute import best
 
 
@@ -43,7 +43,7 @@ def test_top_k_with_infinities() -> None:
     ],
 )
 def test_budget(n: int, least: int, keep_ratio: float, budget: int) -> None:
-    assert SnapKV(keep_ratio, min_eviction_seqlen=least).budget(n) == budget
+    assert SnapKV(keep_ratio, min_eviction_seqlen=least).entries(n) == budget
 
 
 @pytest.mark.parametrize(

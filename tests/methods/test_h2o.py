@@ -14,7 +14,7 @@ def test_prompt_and_decoding(kv_heads: int, group: int, recent_share: float) -> 
     n, steps, budget = 70, 15, 21
     recent = int(budget * recent_share)
     prompt = Prompt(group, n, kv_heads=kv_heads, group=group, more=steps)
-    session = run(H2O(0.3, recent_share, min_eviction_seqlen=0), prompt)
+    session = run(H2O(0.3, recent_share=recent_share, min_eviction_seqlen=0), prompt)
     state = []
     for layer, heads in enumerate(kept(session, prompt)):
         sums = prompt.weights(layer).sum((1, 2))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvevict import KeyNorm
+from kvevict.methods.keynorm import KeyNorm
 from tests.methods.brute import Prompt, choose, kept, run
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvevict import InputError, LaProx, build
+from kvevict import InputError, LaProx, build, ops
 from kvevict.engine import decode
 from kvevict.engine.prompt_eviction import Eviction
-from kvevict.methods import base
-from kvevict.methods.base import Policy, TopK
-from kvevict.methods.laprox import ModelWide
+from kvevict.methods import Composition
 from kvevict.methods.nacl import ProxyScore
+from kvevict.methods.parts import ModelWide
 from tests.methods.brute import Prompt, grow, held, kept, pool, run, shrink
 
 
@@ -50,15 +49,16 @@ def test_same_entries_as_one_selection_after_the_last_layer(
 ) -> None:
     n, window = 120, 8
     prompt = Prompt(layers, n, layers, kv_heads, group)
-    policy = LaProx(keep_ratio, window, kernel, project, min_eviction_seqlen=0)
+    settings = {"window_size": window, "kernel_size": kernel, "project": project}
+    policy = LaProx(keep_ratio, **settings, min_eviction_seqlen=0)
     expected = one_selection(prompt, int(n * keep_ratio), window, kernel, project)
     assert kept(run(policy, prompt), prompt) == expected
 
 
 def test_values_are_projected_in_parts(monkeypatch) -> None:
-    monkeypatch.setattr(base, "CHUNK", 50)
+    monkeypatch.setattr(ops, "CHUNK", 50)
     prompt = Prompt(9, 120, layers=3, kv_heads=2, group=3)
-    policy = LaProx(0.2, 8, min_eviction_seqlen=0)
+    policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
     assert kept(run(policy, prompt), prompt) == one_selection(prompt, 24, 8, 7, True)
 
 
@@ -73,8 +73,8 @@ def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
 
     monkeypatch.setattr(Eviction, "_trim", measured)
     prompt = Prompt(3, n, layers, heads)
-    policy = LaProx(0.2, window=8, min_eviction_seqlen=0)
-    total = policy.budget(n) * heads * layers
+    policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
+    total = policy.entries(n) * heads * layers
     session = run(policy, prompt)
     assert len(peaks) == layers
     assert max(peaks) <= total + n * heads
@@ -86,7 +86,7 @@ def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
 
 def test_budget_no_larger_than_the_window() -> None:
     prompt = Prompt(1, 100, layers=3)
-    session = run(LaProx(0.1, window=32, min_eviction_seqlen=0), prompt)
+    session = run(LaProx(0.1, window_size=32, min_eviction_seqlen=0), prompt)
     assert kept(session, prompt) == [[list(range(90, 100))] * 2] * 3
 
 
@@ -105,7 +105,7 @@ def test_goes_on_evicting_while_decoding() -> None:
     """Each head keeps to its own share of the model-wide budget."""
     steps = 25
     prompt = Prompt(4, 120, layers=4, more=steps)
-    policy = LaProx(0.2, window=4, decode_slack=3, min_eviction_seqlen=0)
+    policy = LaProx(0.2, window_size=4, decode_slack=3, min_eviction_seqlen=0)
     session = run(policy, prompt)
     budgets = [layer.lengths for layer in session.cache.layers]
     assert len({length for lengths in budgets for length in lengths}) > 2
@@ -122,8 +122,9 @@ def test_statistics_follow_the_entries_that_stay() -> None:
     """Sums of three rows under a model-wide budget, through every trim and while decoding."""
     n, steps, layers = 60, 14, 3
     prompt = Prompt(5, n, layers, more=steps)
-    parts = (ProxyScore(0.05), ModelWide(), TopK())
-    policy = Policy("wide", *parts, keep_ratio=0.2, min_eviction_seqlen=0, decode_slack=0)
+    parts = {"scorer": ProxyScore(0.05), "allocator": ModelWide()}
+    settings = {"keep_ratio": 0.2, "min_eviction_seqlen": 0, "decode_slack": 0}
+    policy = Composition(name="wide", **parts, **settings)
     session = run(policy, prompt)
     received = np.stack([prompt.weights(layer)[:, :, -3:].sum((1, 2)) for layer in range(layers)])
     limit = np.sort(received.ravel())[-12 * 2 * layers]

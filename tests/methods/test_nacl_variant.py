@@ -1,12 +1,14 @@
-"""Forms of NACL for studies: what they keep, by hand."""
+"""Variants of NACL for studies: what they keep, by hand."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from kvevict import NACL, InputError, build
-from kvevict.methods.nacl_variant import HEADS, ProxyVariant
+from kvevict.methods.nacl_variant import Heads
 from tests.methods.brute import Prompt, best, kept, pool, run
 
 N, ROWS = 300, 15  # ROWS is a twentieth
@@ -15,10 +17,8 @@ KV_HEADS, GROUP = 3, 2
 
 def variant(**settings):
     """NACL's shares without its draw: 60 entries, 3 of them protected, 1 sink and 2 recent."""
-    policy = build("nacl-variant", random=False, min_eviction_seqlen=0, **settings)
-    own = policy.scorer
-    scorer = ProxyVariant(ROWS / N, own.heads, own.causal, own.kernel)
-    return type(policy)(**{**vars(policy), "scorer": scorer})
+    rows = {"proxy_tokens_ratio": ROWS / N, "min_eviction_seqlen": 0}
+    return build("nacl-variant", random=False, **rows, **settings)
 
 
 def weights(prompt: Prompt, layer: int, causal: bool) -> np.ndarray:
@@ -33,7 +33,7 @@ def weights(prompt: Prompt, layer: int, causal: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("kernel", [1, 7])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("heads", get_args(Heads))
 def test_the_score_is_what_it_says(heads: str, causal: bool, kernel: int) -> None:
     prompt = Prompt([kernel, causal], N, kv_heads=KV_HEADS, group=GROUP)
     policy = variant(heads=heads, causal=causal, kernel=kernel)
@@ -60,9 +60,9 @@ def test_as_it_comes_it_is_nacl() -> None:
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(InputError, match="kernel must be odd"):
+    with pytest.raises(InputError, match="kernel_size must be odd"):
         build("nacl-variant", kernel=2)
-    with pytest.raises(InputError, match="heads must be one of group, release"):
+    with pytest.raises(InputError, match="heads must be 'group' or 'release'"):
         build("nacl-variant", heads="other")
     with pytest.raises(InputError, match="has no setting 'window'"):
         build("nacl-variant", window=2)

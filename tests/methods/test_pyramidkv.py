@@ -11,7 +11,7 @@ from tests.methods.brute import Prompt, choose, kept, pool, run
 )
 def test_lower_layers_keep_more(n: int, layers: int, beta: int) -> None:
     prompt = Prompt(layers, n, layers=layers)
-    policy = PyramidKV(0.3, window=8, beta=beta, min_eviction_seqlen=0)
+    policy = PyramidKV(0.3, window_size=8, beta=beta, min_eviction_seqlen=0)
     average = n * 3 // 10 - 8
     lowest, highest = 2 * average - average / beta, average / beta
     heads_of = kept(run(policy, prompt), prompt)
@@ -27,7 +27,7 @@ def test_lower_layers_keep_more(n: int, layers: int, beta: int) -> None:
 
 def test_budget_no_larger_than_the_window() -> None:
     prompt = Prompt(1, 100, layers=3)
-    policy = PyramidKV(0.2, window=32, min_eviction_seqlen=0)
+    policy = PyramidKV(0.2, window_size=32, min_eviction_seqlen=0)
     assert kept(run(policy, prompt), prompt) == [[list(range(80, 100))] * 2] * 3
 
 

@@ -8,7 +8,7 @@ from tests.methods.brute import Prompt, kept, run
 
 def draw(seed: int = 0, example: int = 0) -> list[list[list[int]]]:
     prompt = Prompt(0, 200)
-    policy = Random(0.4, sinks=3, recent=10, seed=seed, min_eviction_seqlen=0)
+    policy = Random(0.4, n_sink=3, recent=10, seed=seed, min_eviction_seqlen=0)
     return kept(run(policy, prompt, example), prompt)
 
 
@@ -32,7 +32,7 @@ def test_every_candidate_is_as_likely() -> None:
     prompt = Prompt(0, 60, layers=4, kv_heads=4, group=1)
     counts = np.zeros(60)
     for seed in range(25):
-        policy = Random(0.5, sinks=0, recent=0, seed=seed, min_eviction_seqlen=0)
+        policy = Random(0.5, n_sink=0, recent=0, seed=seed, min_eviction_seqlen=0)
         for heads in kept(run(policy, prompt), prompt):
             for positions in heads:
                 counts[positions] += 1

@@ -22,7 +22,8 @@ def test_prompt_and_decoding(kv_heads: int, group: int, history: int) -> None:
     """Half of the budget goes whenever a token more than it is held. Counts tie often."""
     n, steps, budget, recent = 80, 30, 20, 5
     prompt = Prompt(group, n, kv_heads=kv_heads, group=group, more=steps)
-    session = run(Scissorhands(0.25, history, recent, min_eviction_seqlen=0), prompt)
+    settings = {"history_window": history, "recent": recent, "min_eviction_seqlen": 0}
+    session = run(Scissorhands(0.25, **settings), prompt)
     state = {}
     for layer, heads in enumerate(kept(session, prompt)):
         counts = below_mean(prompt, layer, history)

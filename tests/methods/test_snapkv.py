@@ -17,7 +17,8 @@ from tests.methods.brute import Prompt, choose, kept, pool, run
 )
 def test_keeps_the_best_pooled_and_the_window(n, kv_heads, group, window, kernel, keep_ratio):
     prompt = Prompt(n, n, kv_heads=kv_heads, group=group)
-    policy = SnapKV(keep_ratio, window, kernel, min_eviction_seqlen=0)
+    sizes = {"window_size": window, "kernel_size": kernel}
+    policy = SnapKV(keep_ratio, **sizes, min_eviction_seqlen=0)
     budget = int(n * keep_ratio)
     for layer, heads in enumerate(kept(run(policy, prompt), prompt)):
         sums = prompt.weights(layer)[:, :, -window:].sum((1, 2))
@@ -26,7 +27,7 @@ def test_keeps_the_best_pooled_and_the_window(n, kv_heads, group, window, kernel
             assert positions == choose(score, budget, 0, min(window, budget))
 
 
-@pytest.mark.parametrize("setting", [{"window": 0}, {"kernel": 4}, {"kernel": -1}])
+@pytest.mark.parametrize("setting", [{"window_size": 0}, {"kernel_size": 4}, {"kernel_size": -1}])
 def test_settings_out_of_range(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         SnapKV(**setting)

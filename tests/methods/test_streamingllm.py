@@ -11,10 +11,10 @@ from tests.methods.brute import Prompt, kept, run
 )
 def test_keeps_both_ends(sinks: int, expected: list[int]) -> None:
     prompt = Prompt(1, 100)
-    session = run(StreamingLLM(0.15, sinks, min_eviction_seqlen=0), prompt)
+    session = run(StreamingLLM(0.15, n_sink=sinks, min_eviction_seqlen=0), prompt)
     assert kept(session, prompt) == [[expected] * 2] * 2
 
 
 def test_negative_sinks() -> None:
     with pytest.raises(InputError, match="must not be negative"):
-        StreamingLLM(sinks=-1)
+        StreamingLLM(n_sink=-1)

@@ -43,7 +43,7 @@ def make_example(
     *,
     seed: int = 0,
     split: str = "eval",
-    depth: Union[float, str] = "uniform",  # noqa: UP007
+    depth: Union[float, str] = "uniform",
     haystack: str | None = None,
     count_tokens: CountTokens = estimate_tokens,
     **options: Any,

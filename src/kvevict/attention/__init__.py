@@ -5,19 +5,19 @@ from __future__ import annotations
 from ..ops import flash_applies
 from ..tensors import Tensor
 from . import blockwise, flash
-from .base import ColumnStatistic, Output
+from .base import ColumnStatistic, Output, Statistic, WindowRows
 
-__all__ = ["ColumnStatistic", "Output", "attend"]
+__all__ = ["ColumnStatistic", "Output", "Statistic", "WindowRows", "attend"]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[Statistic, ...] = ()) -> Output:
     """Attention over a whole prompt, in O(N) memory, by the fastest backend for its device.
 
     Args:
         q: ``[batch, query_heads, tokens, head_dim]``, the queries of the last ``tokens`` keys.
         k, v: ``[batch, kv_heads, keys, head_dim]``; query head h reads kv head
             h // (query_heads / kv_heads).
-        statistics: reductions of the attention weights to report.
+        statistics: what to report of the attention weights.
 
     Returns:
         An :class:`Output`.
@@ -30,8 +30,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     else:
         whole = q.shape[2] == k.shape[2]
         backend = flash if whole and flash_applies(q) else blockwise
-    causal = tuple(statistic for statistic in statistics if statistic.causal)
+    rows = [statistic for statistic in statistics if isinstance(statistic, WindowRows)]
+    unmasked = [s for s in statistics if isinstance(s, ColumnStatistic) and not s.causal]
+    causal = tuple(statistic for statistic in statistics if statistic not in (*rows, *unmasked))
     output = backend.attend(q, k, v, causal)
-    for statistic in set(statistics).difference(causal):
+    for statistic in unmasked:
         output.columns[statistic] = blockwise.unmasked_columns(q, k, statistic)
+    for statistic in rows:
+        output.columns[statistic] = blockwise.window_rows(q, k, output.lse, statistic)
     return output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Union
 
 from ..tensors import Tensor
 
@@ -38,6 +38,25 @@ class ColumnStatistic:
         return 0 if self.rows is None else max(0, tokens - self.rows)
 
 
+@dataclass(frozen=True)
+class WindowRows:
+    """The attention weights a_ij of the last query rows themselves, for what no reduction gives.
+
+    Attributes:
+        rows: how many; more than there are is all.
+    """
+
+    rows: int
+
+    def first_row(self, tokens: int) -> int:
+        """The first of ``tokens`` query rows that takes part."""
+        return max(0, tokens - self.rows)
+
+
+# What a scorer may ask attention for.
+Statistic = Union[ColumnStatistic, WindowRows]
+
+
 class Output(NamedTuple):
     """Attention's result.
 
@@ -46,12 +65,13 @@ class Output(NamedTuple):
         lse: natural logarithm of the sum of exponentials of the scaled scores, float32
             ``[batch, query_heads, tokens]``.
         columns: for each statistic asked for, float32 ``[batch, kv_heads, keys]``, or
-            ``[batch, query_heads, keys]`` where it is not ``per_kv_head``.
+            ``[batch, query_heads, keys]`` where it is not ``per_kv_head``; window rows are
+            ``[batch, query_heads, rows, keys]``.
     """
 
     out: Tensor
     lse: Tensor
-    columns: dict[ColumnStatistic, Tensor]
+    columns: dict[Statistic, Tensor]
 
 
 def check(q: Tensor, k: Tensor, v: Tensor) -> None:

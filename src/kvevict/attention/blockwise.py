@@ -9,7 +9,7 @@ memory beyond input and output is O(N).
 from __future__ import annotations
 
 from ..tensors import Tensor, matmul_nt, namespace
-from .base import ColumnStatistic, Output, check
+from .base import ColumnStatistic, Output, WindowRows, check
 
 BLOCK = 1 << 25  # scores held at a time, 128 MiB: the fewest launches that memory allows
 FEWEST_ROWS = 16
@@ -124,6 +124,25 @@ def unmasked_columns(q: Tensor, k: Tensor, statistic: ColumnStatistic) -> Tensor
         unit = ns.ones(weights.shape[:-1], dtype=weights.dtype, device=q.device)
         column = column + _reduce(statistic, weights, unit, 0)
     return column.reshape(batch, -1, keys)
+
+
+def window_rows(q: Tensor, k: Tensor, lse: Tensor, statistic: WindowRows) -> Tensor:
+    """The weights of the last rows, all at once: float32 ``[batch, query_heads, rows, keys]``.
+
+    Args:
+        q, k, lse: as for :func:`columns_from_lse`, of all rows.
+    """
+    ns = namespace(q)
+    batch, query_heads, tokens, head_dim = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    first = statistic.first_row(tokens)
+    queries = (q[:, :, first:] * head_dim**-0.5).reshape(batch, kv_heads, -1, head_dim)
+    scores = matmul_nt(queries, k).float().reshape(batch, query_heads, -1, keys)
+    weights = (scores - lse[:, :, first:].unsqueeze(-1)).exp()
+    future = ns.triu(
+        ns.ones(weights.shape[-2:], dtype=ns.bool, device=q.device), 1 + keys - tokens + first
+    )
+    return weights.masked_fill(future, 0.0)
 
 
 def _reduce(statistic: ColumnStatistic, exps: Tensor, inverse: Tensor, first_key: int) -> Tensor:

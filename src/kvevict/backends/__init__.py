@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from kvevict import environment
 from kvevict.engine.session import Decoder, Session
 from kvevict.errors import InputError
-from kvevict.methods.base import Policy
+from kvevict.methods import Policy
 from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.families import by_class
 from kvevict.models.source import read_checkpoint

@@ -1,21 +1,19 @@
 """Eviction that goes on while decoding.
 
 Each held entry carries the attention statistics that its scorer is made of. Every new row of
-weights is added to them (a statistic over one row is replaced: the newest row counts). When a head
-holds more than its budget and the slack, the policy's own scorer and selector run again over what
-is held, with the head's budget from the prompt. With the kernels, the host waits for the device
-once a step.
+weights is added to them (a statistic over one row is replaced: the newest row counts; window rows
+move on). When a head holds more than its budget and the slack, the policy's own scorer and selector
+run again over what is held, with the head's budget from the prompt. With the kernels, the host
+waits for the device once a step.
 """
 
 from __future__ import annotations
 
 from copy import copy
-from fractions import Fraction
 
-from .. import budget
-from ..attention import ColumnStatistic
+from ..attention import ColumnStatistic, Statistic, WindowRows
 from ..cache import LayerCache
-from ..methods.base import LayerView
+from ..methods import LayerView
 from ..ops import nonzero
 from ..tensors import Tensor, namespace
 from .prompt_eviction import Eviction
@@ -53,13 +51,13 @@ class DecodeEviction:
         if over + held.tail > policy.decode_slack:
             self._shrink(layer, held, model.output_projection(layer))
         if layer == self.eviction.layers - 1:
-            self.eviction.check()
+            self.eviction.checks.look()
 
     def _shrink(self, layer: int, held: LayerCache, w_o: Tensor) -> None:
         self._steps += 1
         noise_keys = self.eviction.noise_keys(layer, self._steps)
-        drop = Fraction(str(self.eviction.policy.decode_drop))
-        targets = [full - budget.share(full, drop) for full in self._budgets[layer]]
+        drop = self.eviction.policy.decode_drop
+        targets = [full - drop.of(full) for full in self._budgets[layer]]
         held.merge_tail()
         masks, row = [], 0
         for heads, keys, values in held.runs():
@@ -67,8 +65,8 @@ class DecodeEviction:
             rows = slice(row, row + count * length)
             row = rows.stop
             view = LayerView(
-                columns=tuple(
-                    _by_head(column[rows], statistic, count)
+                statistics=tuple(
+                    _by_head(column[rows], statistic, count, w_o.shape[1])
                     for column, statistic in zip(held.columns, self.statistics)
                 ),
                 keys=keys,
@@ -83,19 +81,21 @@ class DecodeEviction:
     def _choose(self, view: LayerView, layer: int, target: int) -> Tensor:
         eviction = self.eviction
         scores = eviction.score(view, layer)
-        sinks, recent = eviction.policy.selector.protected(eviction.n, target)
+        sinks, recent = eviction.protected(target)
         counts = [target - sinks - recent] * scores.shape[0]
         mask, _ = eviction.select(scores, view, layer, sinks, recent, lambda _: counts)
         return mask
 
 
-def _by_head(rows: Tensor, statistic: ColumnStatistic, heads: int) -> Tensor:
+def _by_head(rows: Tensor, statistic: Statistic, heads: int, group: int) -> Tensor:
     """Rows of heads that hold equally much as a scorer wants them (:class:`LayerView`)."""
     columns = rows.reshape(heads, -1, rows.shape[-1]).swapaxes(-1, -2)
+    if isinstance(statistic, WindowRows):
+        return columns.reshape(heads, group, -1, columns.shape[-1])
     return columns.squeeze(1) if statistic.per_kv_head else columns
 
 
-def _grown(statistic: ColumnStatistic, column: Tensor, weights: list[Tensor]) -> Tensor:
+def _grown(statistic: Statistic, column: Tensor, weights: list[Tensor]) -> Tensor:
     """A statistic of all entries held, the new rows' own among them.
 
     Args:
@@ -106,14 +106,18 @@ def _grown(statistic: ColumnStatistic, column: Tensor, weights: list[Tensor]) ->
     per, new = column.shape[-1], weights[0].shape[2]
     parts, row = [], 0
     for run in weights:
-        rows = _rows(statistic, run)
-        heads, held, _ = rows.shape
-        before = column[row : row + heads * (held - new)]
+        heads, group, _, held = run.shape
+        before = column[row : row + heads * (held - new)].reshape(heads, held - new, per)
         row += heads * (held - new)
-        if statistic.rows != 1:
-            before = before.reshape(heads, held - new, per)
-            rows = rows + ns.cat([before, before.new_zeros((heads, new, per))], dim=1)
-        parts.append(rows.reshape(-1, per))
+        before = ns.cat([before, before.new_zeros((heads, new, per))], dim=1)
+        if isinstance(statistic, WindowRows):
+            window = [before.reshape(heads, held, group, -1), run.swapaxes(-1, -2).swapaxes(1, 2)]
+            rows = ns.cat(window, dim=-1)[..., -statistic.rows :]
+        elif statistic.rows == 1:
+            rows = _rows(statistic, run)
+        else:
+            rows = _rows(statistic, run) + before
+        parts.append(rows.reshape(heads * held, -1))
     return ns.cat(parts, dim=0)
 
 

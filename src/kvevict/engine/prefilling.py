@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..attention import ColumnStatistic, attend
+from ..attention import ColumnStatistic, Statistic, attend
 from ..errors import InputError
-from ..methods.base import LayerView, Policy
+from ..methods import LayerView, Policy
 from ..tensors import Tensor, namespace
 from .decode_eviction import DecodeEviction
 from .prompt_eviction import Eviction
@@ -21,6 +21,7 @@ def prefill(
     policies: list[Policy],
     example: int = 0,
     record: bool = False,
+    question_tokens: int | None = None,
 ) -> list[Session]:
     """Run the prompt once, evicting for every policy as each layer is done.
 
@@ -32,17 +33,22 @@ def prefill(
         policies: at least one.
         example: counts into the noise of the policies that draw.
         record: note in each layer's cache which positions were kept.
+        question_tokens: how many of the last tokens are the question, for the policies whose
+            proxies these are.
 
     Returns:
         A session for each policy, its next logits ready.
 
     Raises:
-        InputError: no tokens, or more than the model has positions.
+        InputError: no tokens, or more than the model has positions; a question longer than the
+            prompt; a part of a policy that breaks its contract.
         FloatingPointError: a policy's scores are not finite.
     """
     if not ids:
         raise InputError("the prompt has no tokens")
-    sessions, hidden = prefill_hidden(model, model.embed(ids), policies, example, record)
+    sessions, hidden = prefill_hidden(
+        model, model.embed(ids), policies, example, record, question_tokens
+    )
     logits = model.logits(hidden[:, -1:])
     for session in sessions:
         session.logits = logits
@@ -55,11 +61,17 @@ def prefill_hidden(
     policies: list[Policy],
     example: int = 0,
     record: bool = False,
+    question_tokens: int | None = None,
 ) -> tuple[list[Session], Tensor]:
     """As :func:`prefill`, from embeddings to the last layer's output."""
     n = hidden.shape[1]
     check_positions(model, n)
-    evictions = [Eviction(p, n, model.layers, model.kv_heads, example, record) for p in policies]
+    if question_tokens is not None and not 0 < question_tokens <= n:
+        raise InputError(f"a prompt of {n} tokens cannot end in a question of {question_tokens}")
+    evictions = [
+        Eviction(p, n, model.layers, model.kv_heads, example, record, question_tokens)
+        for p in policies
+    ]
     wanted = tuple(dict.fromkeys(s for e in evictions for s in e.statistics))
     spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
     for layer in range(model.layers):
@@ -70,7 +82,7 @@ def prefill_hidden(
         scored: dict[object, Tensor] = {}
         for eviction in evictions:
             if eviction.statistics:  # a count of weights would not show it
-                eviction.watch(f"the attention weights of layer {layer}", finite)
+                eviction.checks.watch(f"the attention weights of layer {layer}", finite)
             eviction.add_layer(_view(model, eviction, layer, k, v, columns), scored)
         del k, v, columns, scored
         out = out.swapaxes(1, 2)
@@ -81,7 +93,7 @@ def prefill_hidden(
         hidden = parts[0] if len(parts) == 1 else namespace(hidden).cat(parts, dim=1)
         del parts
     for eviction in evictions:
-        eviction.check()
+        eviction.checks.look()
     return [Session(model, e, DecodeEviction.for_policy(e)) for e in evictions], hidden
 
 
@@ -91,20 +103,23 @@ def _view(
     layer: int,
     k: Tensor,
     v: Tensor,
-    columns: dict[ColumnStatistic, Tensor],
+    reported: dict[Statistic, Tensor],
 ) -> LayerView:
-    heads, n = k.shape[1:3]
-    own = [columns[s].squeeze(0) for s in eviction.statistics]
     return LayerView(
-        columns=tuple(
-            c if s.per_kv_head else c.reshape(heads, -1, n)
-            for s, c in zip(eviction.statistics, own)
-        ),
+        statistics=tuple(_by_group(s, reported[s], k.shape[1]) for s in eviction.statistics),
         keys=k.squeeze(0),
         values=v.squeeze(0),
         w_o=model.output_projection(layer),
         noise_keys=eviction.noise_keys(layer),
     )
+
+
+def _by_group(statistic: Statistic, reported: Tensor, kv_heads: int) -> Tensor:
+    """What attention reported of one prompt as a scorer wants it (:class:`LayerView`)."""
+    own = reported.squeeze(0)
+    if isinstance(statistic, ColumnStatistic) and statistic.per_kv_head:
+        return own
+    return own.reshape(kv_heads, -1, *own.shape[1:])
 
 
 def _join(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:

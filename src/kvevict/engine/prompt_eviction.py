@@ -5,23 +5,36 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
+from math import prod
 from typing import Callable
 
 from .. import noise
-from ..attention import ColumnStatistic
+from ..attention import Statistic
 from ..cache import KVCache, LayerCache
-from ..methods.base import LayerView, Policy
+from ..methods import LayerView, Policy
 from ..ops import nonzero, top_k
 from ..tensors import Tensor, integers, namespace
+from .checks import Checks
 
 
 class Eviction:
     """Decides, stores and frees while a prompt is prefilled.
 
+    Args:
+        policy: what decides.
+        n: tokens of the prompt.
+        layers, kv_heads: of the model.
+        example: counts into the noise of the policies that draw.
+        record: note which positions are kept.
+        question_tokens: how many of the prompt's last tokens are the question, where that is known.
+
     Attributes:
         cache: where the kept entries go.
         statistics: what attention has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
+
+    Raises:
+        InputError: a part of the policy breaks its contract, here or in any method.
     """
 
     def __init__(
@@ -32,19 +45,25 @@ class Eviction:
         kv_heads: int,
         example: int = 0,
         record: bool = False,
+        question_tokens: int | None = None,
     ) -> None:
         self.policy, self.n, self.layers, self.kv_heads = policy, n, layers, kv_heads
         self.example, self.record = example, record
+        self.scorer, self.allocator, self.selector = (
+            policy.scorer, policy.allocator, policy.selector
+        )  # fmt: skip
+        self.prompt = policy.shape(n, question_tokens)
         self.cache = KVCache(seen=n)
-        self.budget = policy.budget(n)
+        self.budget = policy.entries(n)
         self.active = self.budget < n
-        self.sinks, self.recent = policy.selector.protected(n, self.budget)
-        self.statistics: tuple[ColumnStatistic, ...] = (
-            policy.scorer.statistics(n) if self.active else ()
-        )
-        self.model_wide = getattr(policy.allocator, "model_wide", False)
+        self.checks = Checks(policy.name)
+        self.sinks, self.recent = self.protected(self.budget)
+        self.statistics: tuple[Statistic, ...] = ()
+        if self.active:
+            asked = self.scorer.statistics(self.prompt)
+            self.statistics = self.checks.statistics(self.scorer, asked)
+        self._allotted = 0  # entries beside the protected ones, of the layers so far
         self._scores: Tensor | None = None  # of the entries held, for model-wide budgets
-        self._watched: list[tuple[str, Tensor]] = []
 
     def noise_keys(self, layer: int, step: int = 0) -> list[int]:
         """The noise keys of a layer's kv heads; ``step`` counts evictions while decoding."""
@@ -63,11 +82,11 @@ class Eviction:
             self._store(view)
             return
         scored = {} if scored is None else scored
-        key = (self.policy.scorer, self.policy.seed)
+        key = (self.scorer, self.policy.seed)
         if key not in scored:
             scored[key] = self.score(view, layer)
         scores = scored[key]
-        if self.model_wide:
+        if self.allocator.scope == "model":
             self._store(view)
             self._trim(scores)
             return
@@ -81,38 +100,27 @@ class Eviction:
         """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h; or all."""
         layer = LayerCache.compact(view.keys, view.values, self.record)
         if self.active and self.policy.decode_slack is not None:
-            layer.columns = [_by_entry(column) for column in view.columns]
+            layer.columns = [_by_entry(statistic) for statistic in view.statistics]
         if mask is not None:
             layer.keep(nonzero(mask.reshape(-1), sum(lengths)), lengths)
         self.cache.layers.append(layer)
 
-    def watch(self, what: str, finite: Tensor) -> None:
-        """Have :meth:`check` look whether bool ``finite []`` is set. Nothing waits for it here."""
-        self._watched.append((what, finite))
-
-    def check(self) -> None:
-        """Look at all that was watched since the last time.
-
-        Raises:
-            FloatingPointError: the first of it that is not finite.
-        """
-        if not self._watched:
-            return
-        names, flags = zip(*self._watched)
-        self._watched.clear()
-        for what, finite in zip(names, namespace(flags[0]).stack(flags).tolist()):
-            if not finite:
-                raise FloatingPointError(f"{self.policy.name}: {what} are not finite")
-
     def score(self, view: LayerView, layer: int) -> Tensor:
         """The scorer's importance ``[kv_heads, N]``, watched."""
-        return self._replace_nonfinite(layer, "scores", self.policy.scorer(view))
+        scores, shape = self.scorer(view), list(view.keys.shape[:2])
+        self.checks.tensor(self.scorer, "scores", scores, view.keys, "float32", shape)
+        return self._replace_nonfinite(layer, "scores", scores)
 
     def _replace_nonfinite(self, layer: int, what: str, x: Tensor) -> Tensor:
-        """Watch ``x``, with 0 for what is not finite: a sound selection until check() raises."""
+        """Watch ``x``, with 0 for what is not finite: a whole selection until it is looked at."""
         finite = x.isfinite()
-        self.watch(f"the {what} of layer {layer}", finite.all())
+        self.checks.watch(f"the {what} of layer {layer}", finite.all())
         return x.masked_fill(~finite, 0.0)
+
+    def protected(self, entries: int) -> tuple[int, int]:
+        """First and last entries that a head which keeps ``entries`` keeps in any case."""
+        spans = self.selector.protected(self.prompt, entries)
+        return self.checks.protected(self.selector, spans, entries)
 
     def select(
         self,
@@ -138,12 +146,16 @@ class Eviction:
         candidates = scores[:, span]
         inner = replace(
             view,
+            statistics=tuple(statistic[..., span] for statistic in view.statistics),
             keys=view.keys[:, span],
             values=view.values[:, span],
             replace_nonfinite=partial(self._replace_nonfinite, layer),
         )
         own = counts(candidates)
-        chosen = self.policy.selector(candidates, own, inner, self.n)
+        chosen = self.selector(candidates, own, inner, self.prompt)
+        shape = list(candidates.shape)
+        self.checks.tensor(self.selector, "its choice", chosen, scores, "bool", shape)
+        self.checks.marked(self.selector, layer, chosen, integers(own, ns.int64, like=scores))
         parts = [
             ns.ones((heads, sinks), dtype=ns.bool, device=scores.device),
             chosen,
@@ -154,7 +166,16 @@ class Eviction:
 
     def _counts(self, candidates: Tensor, layer: int) -> list[int]:
         base = self.budget - self.sinks - self.recent
-        return self.policy.allocator.counts(candidates, base, layer, self.layers)
+        counts = self.allocator.counts(candidates, base, layer, self.layers)
+        self.checks.counts(self.allocator, counts, *candidates.shape)
+        self._allotted += sum(counts)
+        total = base * self.kv_heads * self.layers
+        if layer == self.layers - 1 and self._allotted != total:
+            raise self.checks.refuse(
+                f"{type(self.allocator).__name__} gave {self._allotted} entries to all layers "
+                f"together, where {total} were to be split"
+            )
+        return counts
 
     def _trim(self, scores: Tensor) -> None:
         """Drop what can no longer be among the best of the whole model.
@@ -190,7 +211,8 @@ class Eviction:
             layer.keep(rows[bounds[first] : bounds[last]], kept[first:last], ends[first])
 
 
-def _by_entry(column: Tensor) -> Tensor:
-    """``[kv_heads, N]`` or ``[kv_heads, group, N]`` as rows, one for each entry."""
-    column = column.unsqueeze(1) if len(column.shape) == 2 else column
-    return column.swapaxes(-1, -2).reshape(-1, column.shape[1])
+def _by_entry(statistic: Tensor) -> Tensor:
+    """``[kv_heads, N]`` or ``[kv_heads, …, N]`` as rows, one for each entry."""
+    kv_heads, *each, n = statistic.shape
+    per = prod(each)
+    return statistic.reshape(kv_heads, per, n).swapaxes(-1, -2).reshape(-1, per)

@@ -1,31 +1,54 @@
-"""The contract of an eviction policy: a scorer, an allocator and a selector.
+"""The contracts of a method's parts: a scorer, an allocator and a selector.
 
 The scorer says how important each cache entry is, the allocator how many entries each kv head may
 keep, the selector which ones these are. Any three go together; a published method is a choice of
 three, one short file each in this package.
+
+Whoever writes a part inherits from its class here, decorates it ``@dataclass(frozen=True)`` and
+overrides what the class says. All tensors are the framework's own: use the methods that Paddle and
+PyTorch share, and :mod:`kvevict.ops` where they differ. Nothing may make a GPU wait: no ``if`` on
+a tensor, no ``tolist`` (an allocator may). What a part returns is checked; what does not fit ends
+in one sentence that names the part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from fractions import Fraction
+from typing import ClassVar, Literal
 
-from .. import budget
-from ..attention import ColumnStatistic
+from ..attention import Statistic
 from ..errors import InputError
-from ..ops import top_k
 from ..tensors import Tensor
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class PromptShape:
+    """What is known of a prompt before its first layer.
+
+    Attributes:
+        tokens: N.
+        keep: share of its entries that are kept on average, in (0, 1], exact.
+        question_tokens: how many of its last tokens are the question; None where nobody said.
+    """
+
+    tokens: int
+    keep: Fraction
+    question_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class LayerView:
-    """What a scorer or selector may look at.
+    """What a scorer or selector may look at. A selector sees the candidates alone, in every field.
 
     Attributes:
-        columns: the statistics that the scorer asked for, in its order, float32
-            ``[kv_heads, N]``, or ``[kv_heads, group, N]`` where not ``per_kv_head``.
-        keys, values: ``[kv_heads, N, head_dim]``, keys with RoPE applied.
+        statistics: what the scorer asked for, in its order, float32. A
+            :class:`~kvevict.attention.ColumnStatistic` is ``[kv_heads, N]``, or ``[kv_heads, group,
+            N]`` where not ``per_kv_head``; :class:`~kvevict.attention.WindowRows` are ``[kv_heads,
+            group, rows, N]``.
+        keys, values: ``[kv_heads, N, head_dim]``, keys with RoPE applied, in the model's type.
         w_o: the output projection's rows for each query head, grouped by kv head:
             ``[kv_heads, group, head_dim, hidden]``.
         noise_keys: one 32-bit key for each kv head, for :mod:`kvevict.noise`.
@@ -34,7 +57,7 @@ class LayerView:
             end.
     """
 
-    columns: tuple[Tensor, ...]
+    statistics: tuple[Tensor, ...]
     keys: Tensor
     values: Tensor
     w_o: Tensor
@@ -42,124 +65,82 @@ class LayerView:
     replace_nonfinite: Callable[[str, Tensor], Tensor] | None = None
 
 
-class Scorer(Protocol):
+class Scorer(Settings):
     """Importance of every entry of a layer."""
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """What attention has to report for a prompt of ``n`` tokens."""
+    def statistics(self, prompt: PromptShape) -> tuple[Statistic, ...]:
+        """What attention has to report for this prompt. Nothing, unless overridden.
+
+        While decoding, the same statistics go on for the entries held, and the scorer is called
+        again: with N the entries that each of some heads holds.
+        """
+        return ()
 
     def __call__(self, view: LayerView) -> Tensor:
-        """Importance, higher is kept: float32 ``[kv_heads, N]``."""
+        """Importance: float32 ``[kv_heads, N]``, finite; the higher is kept, of equals the first.
+
+        Protected entries have a score too, which nobody looks at.
+        """
+        raise InputError(f"{type(self).__name__} must define __call__(view)")
 
 
-class Allocator(Protocol):
-    """Entries for each kv head of a layer, beside the protected ones."""
+class Allocator(Settings):
+    """How many entries each kv head may keep, beside the protected ones.
+
+    Attributes:
+        scope: what the budget belongs to. ``layer``: :meth:`counts` is asked layer by layer.
+            ``model``: the engine ranks the candidates of all layers and heads together, by their
+            scores alone, and :meth:`counts` is never called.
+    """
+
+    scope: ClassVar[Literal["layer", "model"]] = "layer"
 
     def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> list[int]:
         """Split a layer's budget.
 
         Args:
-            scores: importance of the candidates, ``[kv_heads, candidates]``.
+            scores: importance of the candidates, float32 ``[kv_heads, candidates]``.
             base: entries per head, on average over the model.
+            layer: from 0, of ``layers``.
 
         Returns:
-            Entries for each kv head. Over all layers they add up to base · kv_heads · layers.
+            Entries for each kv head, from 0 to ``candidates``. Over all layers they add up to
+            base · kv_heads · layers.
         """
+        raise InputError(f"{type(self).__name__} must define counts(scores, base, layer, layers)")
 
 
-class Selector(Protocol):
-    """Which entries are kept."""
+class Selector(Settings):
+    """Which entries are kept.
 
-    def protected(self, n: int, budget: int) -> tuple[int, int]:
-        """First and last entries that are always kept; together at most ``budget``."""
+    Attributes:
+        takes_highest: whether it marks the highest scores and looks at nothing else. Only such a
+            selector goes with an allocator whose scope is the model.
+    """
 
-    def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
-        """Choose among the candidates.
+    takes_highest: ClassVar[bool] = False
+
+    def protected(self, prompt: PromptShape, entries: int) -> tuple[int, int]:
+        """How many of the first and of the last entries are always kept. None, unless overridden.
 
         Args:
-            scores: ``[kv_heads, candidates]``.
+            entries: that a head keeps; the two together are at most that.
+        """
+        return 0, 0
+
+    def __call__(
+        self, scores: Tensor, counts: list[int], view: LayerView, prompt: PromptShape
+    ) -> Tensor:
+        """Choose among the candidates: the entries between the protected ones.
+
+        Args:
+            scores: float32 ``[kv_heads, candidates]``.
             counts: how many to keep for each head, at most ``candidates``.
-            view: cut to the candidates.
-            n: the prompt's length.
+            view: of the candidates.
+            prompt: the whole prompt's shape.
 
         Returns:
             bool ``[kv_heads, candidates]`` with exactly ``counts`` set in each row.
         """
-
-
-@dataclass(frozen=True)
-class Policy:
-    """An eviction method with its settings.
-
-    Attributes:
-        name: what results are filed under.
-        keep_ratio: share of the prompt's entries to keep, protected ones included, in (0, 1].
-        min_eviction_seqlen: prompts of this many tokens or fewer are left whole.
-        seed: for the methods that draw.
-        decode_slack: go on evicting while decoding, whenever a head holds more than this many
-            entries above its budget; None to let the cache grow with the answer.
-        decode_drop: share of the budget that such an eviction frees beyond the excess.
-    """
-
-    name: str
-    scorer: Scorer
-    allocator: Allocator
-    selector: Selector
-    keep_ratio: float = 0.2
-    min_eviction_seqlen: int = 2048
-    seed: int = 0
-    decode_slack: int | None = None
-    decode_drop: float = 0.0
-
-    def __post_init__(self) -> None:
-        if budget.ratio(self.keep_ratio, "keep_ratio") == 0:
-            raise InputError("keep_ratio must be above 0")
-        if self.min_eviction_seqlen < 0:
-            raise InputError("min_eviction_seqlen must not be negative")
-        if self.decode_slack is not None and self.decode_slack < 0:
-            raise InputError("decode_slack must not be negative")
-        budget.ratio(self.decode_drop, "decode_drop")
-        if getattr(self.allocator, "model_wide", False) and type(self.selector) is not TopK:
-            raise InputError(
-                "a model-wide allocation ranks entries by importance alone: it goes with a "
-                "selector that takes the highest, as snapkv's, not with nacl's or criticalkv's"
-            )
-
-    def budget(self, n: int) -> int:
-        """Entries per kv head, on average, that are kept of an ``n``-token prompt."""
-        if n <= self.min_eviction_seqlen:
-            return n
-        return budget.per_head(n, budget.ratio(self.keep_ratio, "keep_ratio"))
-
-
-@dataclass(frozen=True)
-class Equal:
-    """Every head of every layer keeps the same number of entries."""
-
-    def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> list[int]:
-        """See :class:`Allocator`."""
-        return [base] * scores.shape[0]
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The best-scored entries, beside attention sinks and the most recent tokens.
-
-    Attributes:
-        sinks, recent: first and last tokens that are always kept.
-    """
-
-    sinks: int = 0
-    recent: int = 0
-
-    def __post_init__(self) -> None:
-        if self.sinks < 0 or self.recent < 0:
-            raise InputError("the numbers of sinks and recent tokens must not be negative")
-
-    def protected(self, n: int, budget_: int) -> tuple[int, int]:
-        """See :class:`Selector`."""
-        return budget.protected(budget_, self.sinks, self.recent)
-
-    def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
-        """See :class:`Selector`."""
-        return top_k(scores, counts)
+        name = type(self).__name__
+        raise InputError(f"{name} must define __call__(scores, counts, view, prompt)")

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .. import budget
+from ..budget import Ratio
 from ..ops import projected_l1, top_k
 from ..tensors import Tensor
-from .adakv import SharedTopK
-from .base import Equal, LayerView, Policy, TopK
-from .snapkv import WindowScore
+from .adakv import AdaKV
+from .base import LayerView, PromptShape, Selector
+from .parts import TopK
+from .snapkv import SnapKV
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,21 @@ class TwoStages(TopK):
     """First by score, then the rest by (score + ε) · Σ_g ‖v_j W_O^g‖₁ (algorithm 1).
 
     Attributes:
-        first_share: share of the budget, protected entries included, that the first stage fills.
-        epsilon: lets entries without attention compete by their value alone.
+        first_stage_ratio: share of the budget, protected entries included, that the first stage
+            fills.
+        epsilon: ε lets entries without attention compete by their value alone.
     """
 
-    first_share: float = 0.5
+    takes_highest: ClassVar = False
+
+    first_stage_ratio: Ratio = Ratio(0.5)
     epsilon: float = 1e-4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        budget.ratio(self.first_share, "first_share")
-
-    def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
-        """See :class:`~kvevict.methods.base.Selector`."""
-        part = budget.ratio(self.first_share, "first_share")
-        fixed = self.sinks + self.recent  # all there wherever a head has anything to choose
-        first = [max(0, budget.share(count + fixed, part) - fixed) for count in counts]
+    def __call__(
+        self, scores: Tensor, counts: list[int], view: LayerView, prompt: PromptShape
+    ) -> Tensor:
+        fixed = self.n_sink + self.recent  # all there wherever a head has anything to choose
+        first = [max(0, self.first_stage_ratio.of(count + fixed) - fixed) for count in counts]
         chosen = top_k(scores, first)
         second = (scores + self.epsilon) * projected_l1(view.values, view.w_o)
         second = view.replace_nonfinite("projected values", second)
@@ -41,30 +42,38 @@ class TwoStages(TopK):
         return chosen | top_k(second.masked_fill(chosen, -float("inf")), rest)
 
 
-def CriticalKV(
-    keep_ratio: float = 0.2,
-    window: int = 32,
-    kernel: int = 7,
-    first_share: float = 0.5,
-    epsilon: float = 1e-4,
-    **common,
-) -> Policy:
-    """CriticalKV over SnapKV."""
-    selector = TwoStages(recent=window, first_share=first_share, epsilon=epsilon)
-    scorer = WindowScore(window, kernel)
-    return Policy("criticalkv", scorer, Equal(), selector, keep_ratio, **common)
+@dataclass(frozen=True)
+class CriticalKV(SnapKV):
+    """CriticalKV over SnapKV.
+
+    Attributes:
+        first_stage_ratio: share of the budget that goes by SnapKV's score alone.
+        epsilon: ε, added to the scores of the second stage.
+    """
+
+    name: ClassVar = "criticalkv"
+
+    first_stage_ratio: Ratio = Ratio(0.5)
+    epsilon: float = 1e-4
+
+    @property
+    def selector(self) -> Selector:
+        return TwoStages(0, self.window_size, self.first_stage_ratio, self.epsilon)
 
 
-def CriticalAdaKV(
-    keep_ratio: float = 0.2,
-    window: int = 32,
-    kernel: int = 7,
-    alpha: float = 0.2,
-    first_share: float = 0.5,
-    epsilon: float = 1e-4,
-    **common,
-) -> Policy:
-    """CriticalKV over Ada-KV."""
-    selector = TwoStages(recent=window, first_share=first_share, epsilon=epsilon)
-    scorer = WindowScore(window, kernel)
-    return Policy("criticaladakv", scorer, SharedTopK(alpha), selector, keep_ratio, **common)
+@dataclass(frozen=True)
+class CriticalAdaKV(AdaKV):
+    """CriticalKV over Ada-KV.
+
+    Attributes:
+        first_stage_ratio, epsilon: as of :class:`CriticalKV`.
+    """
+
+    name: ClassVar = "criticaladakv"
+
+    first_stage_ratio: Ratio = Ratio(0.5)
+    epsilon: float = 1e-4
+
+    @property
+    def selector(self) -> Selector:
+        return TwoStages(0, self.window_size, self.first_stage_ratio, self.epsilon)

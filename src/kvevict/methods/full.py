@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from .base import Equal, Policy, TopK
+from dataclasses import dataclass, field
+from typing import ClassVar, Optional
+
+from ..budget import Ratio
+from .base import Scorer
+from .policy import Policy
 from .streamingllm import Recency
 
 
-def Full(**common) -> Policy:
+@dataclass(frozen=True)
+class Full(Policy):
     """Keep everything."""
-    return Policy("full", Recency(), Equal(), TopK(), keep_ratio=1.0, **common)
+
+    name: ClassVar = "full"
+    default_keep_ratio: ClassVar = 1.0
+
+    keep_ratio: Optional[Ratio] = field(init=False, default=None)
+    budget: Optional[int] = field(init=False, default=None)
+
+    @property
+    def scorer(self) -> Scorer:
+        return Recency()

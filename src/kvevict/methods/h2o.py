@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Optional
 
 from .. import budget
 from ..attention import ColumnStatistic
+from ..budget import Ratio
 from ..tensors import Tensor
-from .base import Equal, LayerView, Policy, TopK
+from .base import LayerView, PromptShape, Scorer, Selector
+from .parts import TopK
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class AccumulatedScore:
+class AccumulatedScore(Scorer):
     """Σ_g Σ_{i≤N} a^g_ij over all rows, and over the decoded ones as they come."""
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
         return (ColumnStatistic("sum"),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return view.columns[0]
+        return view.statistics[0]
 
 
 @dataclass(frozen=True)
@@ -31,25 +33,31 @@ class RecentShare(TopK):
         recent_share: that share.
     """
 
-    recent_share: float = 0.5
+    takes_highest: ClassVar = False  # what it protects of a head changes with the head's budget
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        budget.ratio(self.recent_share, "recent_share")
+    recent_share: Ratio = Ratio(0.5)
 
-    def protected(self, n: int, budget_: int) -> tuple[int, int]:
-        """See :class:`~kvevict.methods.base.Selector`."""
-        recent = budget.share(budget_, budget.ratio(self.recent_share, "recent_share"))
-        return budget.protected(budget_, self.sinks, recent)
+    def protected(self, prompt: PromptShape, entries: int) -> tuple[int, int]:
+        return budget.protected(entries, self.n_sink, self.recent_share.of(entries))
 
 
-def H2O(
-    keep_ratio: float = 0.2,
-    recent_share: float = 0.5,
-    decode_slack: int | None = 0,
-    **common,
-) -> Policy:
-    """H2O: half heavy hitters, half recent; one entry out for each token decoded."""
-    selector = RecentShare(recent_share=recent_share)
-    common = {"decode_slack": decode_slack, **common}
-    return Policy("h2o", AccumulatedScore(), Equal(), selector, keep_ratio, **common)
+@dataclass(frozen=True)
+class H2O(Policy):
+    """H2O: half heavy hitters, half recent; one entry out for each token decoded.
+
+    Attributes:
+        recent_share: share of the budget for the most recent tokens.
+    """
+
+    name: ClassVar = "h2o"
+
+    decode_slack: Optional[int] = 0
+    recent_share: Ratio = Ratio(0.5)
+
+    @property
+    def scorer(self) -> Scorer:
+        return AccumulatedScore()
+
+    @property
+    def selector(self) -> Selector:
+        return RecentShare(recent_share=self.recent_share)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ..attention import ColumnStatistic
 from ..tensors import Tensor
-from .base import Equal, LayerView, Policy, TopK
+from .base import LayerView, Scorer
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class NegativeKeyNorm:
+class NegativeKeyNorm(Scorer):
     """−‖k_j‖₂: keys of small norm draw the most attention."""
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return ()
-
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
         keys = view.keys.float()
         return -(keys * keys).sum(dim=-1).sqrt()
 
 
-def KeyNorm(keep_ratio: float = 0.2, **common) -> Policy:
+@dataclass(frozen=True)
+class KeyNorm(Policy):
     """Key norm: nothing is protected, attention is not looked at."""
-    return Policy("keynorm", NegativeKeyNorm(), Equal(), TopK(), keep_ratio, **common)
+
+    name: ClassVar = "keynorm"
+
+    @property
+    def scorer(self) -> Scorer:
+        return NegativeKeyNorm()

@@ -3,61 +3,73 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..attention import ColumnStatistic
 from ..ops import projected_l2
 from ..tensors import Tensor
-from .base import LayerView, Policy, TopK
-from .snapkv import check_window, pooled
+from .base import Allocator, LayerView, PromptShape, Scorer, Selector
+from .parts import ModelWide, TopK, check_window, pooled
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class OutputScore:
+class OutputScore(Scorer):
     """Σ_g ‖a^g_{W,j}‖₂ · ‖v_j W_O^g‖₂, pooled, then divided by the layer's sum.
 
     The product bounds what dropping entry j changes in the layer's output over the window W. The
     division makes layers comparable.
 
     Attributes:
-        window: w, the last rows that observe; their own entries are protected.
-        kernel: positions pooled.
+        window_size: w, the last rows that observe; their own entries are protected.
+        kernel_size: positions pooled.
         project: multiply by the norm of the projected value; off for the ablation without W_O.
     """
 
-    window: int = 32
-    kernel: int = 7
+    window_size: int = 32
+    kernel_size: int = 7
     project: bool = True
 
     def __post_init__(self) -> None:
-        check_window(self.window, self.kernel)
+        super().__post_init__()
+        check_window(self.window_size, self.kernel_size)
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return (ColumnStatistic("sum_of_squares", rows=self.window, per_kv_head=False),)
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
+        return (ColumnStatistic("sum_of_squares", rows=self.window_size, per_kv_head=False),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        norms = view.columns[0].sqrt()
+        norms = view.statistics[0].sqrt()
         if self.project:
             norms = norms * projected_l2(view.values, view.w_o)
-        scores = pooled(norms.sum(dim=1), self.window, self.kernel)
+        scores = pooled(norms.sum(dim=1), self.window_size, self.kernel_size)
         return scores / scores.sum().clamp(min=1e-30)
 
 
 @dataclass(frozen=True)
-class ModelWide:
-    """One ranking over all layers, heads and positions.
+class LaProx(Policy):
+    """LaProx: projected-output scores under one budget for the whole model.
 
-    The selection runs along with the prefill (:meth:`Eviction._trim`): there are no counts to give
-    before the last layer.
+    Attributes:
+        window_size: last rows that observe; their entries are protected.
+        kernel_size: positions pooled, odd; 1 for none.
+        project: off for the ablation without W_O.
     """
 
-    model_wide = True
+    name: ClassVar = "laprox"
+    default_keep_ratio: ClassVar = 0.05
 
+    window_size: int = 32
+    kernel_size: int = 7
+    project: bool = True
 
-def LaProx(
-    keep_ratio: float = 0.05, window: int = 32, kernel: int = 7, project: bool = True, **common
-) -> Policy:
-    """LaProx: projected-output scores under one budget for the whole model."""
-    scorer = OutputScore(window, kernel, project)
-    return Policy("laprox", scorer, ModelWide(), TopK(recent=window), keep_ratio, **common)
+    @property
+    def scorer(self) -> Scorer:
+        return OutputScore(self.window_size, self.kernel_size, self.project)
+
+    @property
+    def allocator(self) -> Allocator:
+        return ModelWide()
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(recent=self.window_size)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
-from .. import budget, noise
+from .. import noise
 from ..attention import ColumnStatistic
+from ..budget import Ratio, share
 from ..errors import InputError
 from ..ops import top_k
 from ..tensors import Tensor
-from .base import Equal, LayerView, Policy
+from .base import LayerView, PromptShape, Scorer, Selector
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class ProxyScore:
+class ProxyScore(Scorer):
     """F_j = Σ_g Σ_{i∈P} a^g_ij: the attention that the last prompt tokens pay to entry j.
 
     The proxies P carry the question, so they see what matters to it (section 3.2, equation 4).
@@ -23,55 +26,64 @@ class ProxyScore:
         proxy_tokens_ratio: |P| / N; at least one row.
     """
 
-    proxy_tokens_ratio: float = 0.01
+    proxy_tokens_ratio: Ratio = Ratio(0.01)
 
-    def __post_init__(self) -> None:
-        budget.ratio(self.proxy_tokens_ratio, "proxy_tokens_ratio")
-
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        rows = budget.share(n, budget.ratio(self.proxy_tokens_ratio, "proxy_tokens_ratio"))
-        return (ColumnStatistic("sum", rows=max(1, rows)),)
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
+        rows = max(1, self.proxy_tokens_ratio.of(prompt.tokens))
+        return (ColumnStatistic("sum", rows=rows),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return view.columns[0]
+        return view.statistics[0]
 
 
 @dataclass(frozen=True)
-class ProxyAndRandom:
+class ProxyAndRandom(Selector):
     """The best by score, then a draw from the rest with probability ∝ softmax(score).
 
     Each head draws on its own (section 3.3). Adding Gumbel noise and taking the largest is that
-    draw, without replacement. All ratios are of the prompt's length.
+    draw, without replacement.
 
     Attributes:
         protect: share of the sinks and the recent tokens together.
         proxy: share kept by score.
-        random: share drawn.
+        random: share drawn. The three are of the prompt's length where they add up to what is
+            kept of it; otherwise they are scaled until they do.
         sink_tokens: sinks wanted; they get at most half of the protected share.
         temperature: divides the scores before the draw.
     """
 
-    protect: Fraction
-    proxy: Fraction
-    random: Fraction
+    protect: Fraction = Fraction("0.01")
+    proxy: Fraction = Fraction("0.12")
+    random: Fraction = Fraction("0.07")
     sink_tokens: int = 256
     temperature: float = 1.0
 
-    def protected(self, n: int, budget_: int) -> tuple[int, int]:
-        """See :class:`~kvevict.methods.base.Selector`."""
-        both = min(budget.share(n, self.protect), budget_)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = (self.protect, self.proxy, self.random)
+        if min(parts) < 0 or not 0 < sum(parts) <= 1:
+            raise InputError(
+                f"protect, proxy and random must add up to between 0 and 1, not {float(sum(parts))}"
+            )
+        if self.sink_tokens < 0:
+            raise InputError(f"sink_tokens must not be negative, not {self.sink_tokens}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature must be above 0, not {self.temperature}")
+
+    def shares(self, prompt: PromptShape) -> tuple[Fraction, Fraction, Fraction]:
+        """Of the prompt: protected, by score and drawn, together what is kept."""
+        scale = prompt.keep / (self.protect + self.proxy + self.random)
+        return self.protect * scale, self.proxy * scale, self.random * scale
+
+    def protected(self, prompt: PromptShape, entries: int) -> tuple[int, int]:
+        both = min(share(prompt.tokens, self.shares(prompt)[0]), entries)
         sinks = min(self.sink_tokens, both // 2)
         return sinks, both - sinks
 
-    def __call__(self, scores: Tensor, counts: list[int], view: LayerView, n: int) -> Tensor:
-        """See :class:`~kvevict.methods.base.Selector`."""
-        by_score = budget.share(n, self.proxy)
-        base = budget.share(n, self.protect + self.proxy + self.random)
-        base = max(base - budget.share(n, self.protect), 1)
-        # An allocation that is not equal gives both parts in the same proportion.
-        best = [min(count, count * by_score // base) for count in counts]
+    def __call__(
+        self, scores: Tensor, counts: list[int], view: LayerView, prompt: PromptShape
+    ) -> Tensor:
+        best = self._by_score(counts, prompt)
         chosen = top_k(scores, best)
         drawn = [count - sure for count, sure in zip(counts, best)]
         if not any(drawn):
@@ -80,52 +92,70 @@ class ProxyAndRandom:
         noisy = noisy + noise.gumbel(view.noise_keys, scores.shape[-1], like=scores)
         return chosen | top_k(noisy.masked_fill(chosen, -float("inf")), drawn)
 
+    def _by_score(self, counts: list[int], prompt: PromptShape) -> list[int]:
+        """Of each head's entries, how many go by score.
 
-def NACL(
-    keep_ratio: float | None = None,
-    proxy_tokens_ratio: float = 0.01,
-    proxy_token_keep_ratio: float = 0.12,
-    random_token_keep_ratio: float = 0.07,
-    token_protect_ratio: float = 0.01,
-    sink_tokens: int = 256,
-    temperature: float = 1.0,
-    **common,
-) -> Policy:
+        Of an equal share these are floor(proxy · N), and the draw gets what is left of it, the
+        remainders of all three floors included: one or two entries, but none where nothing is to
+        be drawn. An allocation that is not equal gives both in the same proportion.
+        """
+        n, (protect, proxy, random) = prompt.tokens, self.shares(prompt)
+        if random == 0:
+            return counts
+        equal = max(1, share(n, prompt.keep) - share(n, protect))
+        return [count * share(n, proxy) // equal for count in counts]
+
+
+@dataclass(frozen=True)
+class NACL(Policy):
     """NACL with the names and defaults of its release.
 
-    Args:
-        keep_ratio: scales the three shares so that they add up to it; None takes them as given.
+    Attributes:
+        keep_ratio: scales the three shares so that they add up to it; None takes them as they are.
+            A budget in entries scales them likewise.
         proxy_tokens_ratio: share of the prompt's tokens that score.
         proxy_token_keep_ratio: share kept by score.
         random_token_keep_ratio: share drawn at random.
         token_protect_ratio: share of sinks and recent tokens together.
         sink_tokens: first tokens kept, at most half of the protected share.
         temperature: of the draw; the paper's is 1.
-        common: fields of :class:`~kvevict.methods.base.Policy`.
 
     Raises:
         InputError: a ratio is outside [0, 1], or the three add up to more than 1 or to 0.
     """
-    shares = {
-        "token_protect_ratio": token_protect_ratio,
-        "proxy_token_keep_ratio": proxy_token_keep_ratio,
-        "random_token_keep_ratio": random_token_keep_ratio,
-    }
-    parts = [budget.ratio(value, name) for name, value in shares.items()]
-    total = sum(parts)
-    if not 0 < total <= 1:
-        raise InputError(f"{', '.join(shares)} must add up to between 0 and 1, not {float(total)}")
-    if sink_tokens < 0:
-        raise InputError(f"sink_tokens must not be negative, not {sink_tokens}")
-    if not temperature > 0:
-        raise InputError(f"temperature must be above 0, not {temperature}")
-    if keep_ratio is not None:
-        parts = [part * budget.ratio(keep_ratio, "keep_ratio") / total for part in parts]
-    return Policy(
-        "nacl",
-        ProxyScore(proxy_tokens_ratio),
-        Equal(),
-        ProxyAndRandom(*parts, sink_tokens=sink_tokens, temperature=temperature),
-        keep_ratio=float(total) if keep_ratio is None else keep_ratio,
-        **common,
-    )
+
+    name: ClassVar = "nacl"
+
+    proxy_tokens_ratio: Ratio = Ratio(0.01)
+    proxy_token_keep_ratio: Ratio = Ratio(0.12)
+    random_token_keep_ratio: Ratio = Ratio(0.07)
+    token_protect_ratio: Ratio = Ratio(0.01)
+    sink_tokens: int = 256
+    temperature: float = 1.0
+
+    @property
+    def default_keep_ratio(self) -> Ratio:
+        """What the three shares add up to."""
+        names = ("token_protect_ratio", "proxy_token_keep_ratio", "random_token_keep_ratio")
+        total = sum(getattr(self, name).exact for name in names)
+        if not 0 < total <= 1:
+            raise InputError(
+                f"{', '.join(names)} must add up to between 0 and 1, not {float(total)}"
+            )
+        return Ratio(total)
+
+    @property
+    def scorer(self) -> Scorer:
+        return ProxyScore(self.proxy_tokens_ratio)
+
+    @property
+    def selector(self) -> Selector:
+        keep = self.default_keep_ratio if self.keep_ratio is None else self.keep_ratio
+        scale = keep.exact / self.default_keep_ratio.exact
+        return ProxyAndRandom(
+            protect=self.token_protect_ratio.exact * scale,
+            proxy=self.proxy_token_keep_ratio.exact * scale,
+            random=self.random_token_keep_ratio.exact * scale,
+            sink_tokens=self.sink_tokens,
+            temperature=self.temperature,
+        )

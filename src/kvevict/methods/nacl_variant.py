@@ -1,17 +1,17 @@
-"""Forms of NACL that a study compares with it."""
+"""Variants of NACL that a study compares with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from ..attention import ColumnStatistic
-from ..errors import InputError
 from ..tensors import Tensor
-from .base import LayerView, Policy
-from .nacl import NACL, ProxyScore
-from .snapkv import check_window, pooled
+from .base import LayerView, PromptShape, Scorer, Selector
+from .nacl import NACL, ProxyAndRandom, ProxyScore
+from .parts import check_window, pooled
 
-HEADS = ("group", "release", "next", "layer")
+Heads = Literal["group", "release", "next", "layer"]
 
 
 @dataclass(frozen=True)
@@ -26,54 +26,55 @@ class ProxyVariant(ProxyScore):
         heads: whose attention scores for kv head h: its ``group``'s; query head h's alone, as in
             the ``release``; the ``next`` group's; or that of all heads of the ``layer``.
         causal: False for proxies without a mask.
-        kernel: positions averaged, as SnapKV does; 1 for none.
+        kernel_size: positions averaged, as SnapKV does; 1 for none.
     """
 
-    heads: str = "group"
+    heads: Heads = "group"
     causal: bool = True
-    kernel: int = 1
+    kernel_size: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_window(1, self.kernel)
-        if self.heads not in HEADS:
-            raise InputError(f"heads must be one of {', '.join(HEADS)}, not {self.heads!r}")
+        check_window(1, self.kernel_size)
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        (sums,) = super().statistics(n)
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
+        (sums,) = super().statistics(prompt)
         return (replace(sums, per_kv_head=self.heads != "release", causal=self.causal),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        scores = view.columns[0]
-        kv_heads, n = scores.shape[0], scores.shape[-1]
+        scores = view.statistics[0]
+        kv_heads, n = view.keys.shape[:2]
         if self.heads == "release":
             scores = scores.reshape(-1, n)[:kv_heads]
         elif self.heads == "next":
             scores = scores.roll(-1, 0)
         elif self.heads == "layer":
             scores = scores.sum(dim=0, keepdim=True).expand(kv_heads, n)
-        return pooled(scores, 0, self.kernel)
+        return pooled(scores, 0, self.kernel_size)
 
 
-def NACLVariant(
-    keep_ratio: float = 0.2,
-    random: bool = True,
-    heads: str = "group",
-    causal: bool = True,
-    kernel: int = 1,
-    **common,
-) -> Policy:
+@dataclass(frozen=True)
+class NACLVariant(NACL):
     """NACL under another score.
 
-    Args:
-        keep_ratio: as for :func:`~kvevict.methods.nacl.NACL`.
+    Attributes:
         random: False to keep by score what NACL draws.
-        heads, causal, kernel: see :class:`ProxyVariant`.
-        common: fields of :class:`~kvevict.methods.base.Policy`.
+        heads, causal, kernel_size: see :class:`ProxyVariant`.
     """
-    shares = {} if random else {"proxy_token_keep_ratio": 0.19, "random_token_keep_ratio": 0.0}
-    policy = NACL(keep_ratio, **shares, **common)
-    scorer = ProxyVariant(policy.scorer.proxy_tokens_ratio, heads, causal, kernel)
-    return replace(policy, name="nacl-variant", scorer=scorer)
+
+    name: ClassVar = "nacl-variant"
+    listed: ClassVar = False
+
+    random: bool = True
+    heads: Heads = "group"
+    causal: bool = True
+    kernel_size: int = 1
+
+    @property
+    def scorer(self) -> Scorer:
+        return ProxyVariant(self.proxy_tokens_ratio, self.heads, self.causal, self.kernel_size)
+
+    @property
+    def selector(self) -> Selector:
+        own: ProxyAndRandom = super().selector
+        return own if self.random else replace(own, proxy=own.proxy + own.random, random=0)

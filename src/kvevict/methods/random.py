@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .. import noise
-from ..attention import ColumnStatistic
 from ..tensors import Tensor
-from .base import Equal, LayerView, Policy, TopK
+from .base import LayerView, Scorer, Selector
+from .parts import TopK
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class UniformScore:
+class UniformScore(Scorer):
     """Uniform noise, each head its own."""
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return ()
-
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
         return noise.uniform(view.noise_keys, view.keys.shape[1], like=view.keys)
 
 
-def Random(keep_ratio: float = 0.2, sinks: int = 4, recent: int = 32, **common) -> Policy:
-    """Random entries between attention sinks and recent tokens."""
-    selector = TopK(sinks=sinks, recent=recent)
-    return Policy("random", UniformScore(), Equal(), selector, keep_ratio, **common)
+@dataclass(frozen=True)
+class Random(Policy):
+    """Random entries between attention sinks and recent tokens.
+
+    Attributes:
+        n_sink, recent: first and last tokens that are always kept.
+    """
+
+    name: ClassVar = "random"
+
+    n_sink: int = 4
+    recent: int = 32
+
+    @property
+    def scorer(self) -> Scorer:
+        return UniformScore()
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(self.n_sink, self.recent)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Optional
 
 from ..attention import ColumnStatistic
+from ..budget import Ratio
+from ..errors import InputError
 from ..tensors import Tensor
-from .base import Equal, LayerView, Policy, TopK
-from .snapkv import check_window
+from .base import LayerView, PromptShape, Scorer, Selector
+from .parts import TopK
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class PersistenceScore:
+class PersistenceScore(Scorer):
     """Minus the number of rows of the history window that weigh entry j below their mean.
 
     Attributes:
@@ -21,26 +25,37 @@ class PersistenceScore:
     history_window: int = 400
 
     def __post_init__(self) -> None:
-        check_window(self.history_window, 1)
+        super().__post_init__()
+        if self.history_window < 1:
+            raise InputError(f"history_window must be at least 1, not {self.history_window}")
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
         return (ColumnStatistic("count_below_mean", rows=self.history_window),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return -view.columns[0]
+        return -view.statistics[0]
 
 
-def Scissorhands(
-    keep_ratio: float = 0.2,
-    history_window: int = 400,
-    recent: int = 10,
-    decode_slack: int | None = 0,
-    decode_drop: float = 0.5,
-    **common,
-) -> Policy:
-    """Scissorhands: half of the budget is dropped whenever it is full while decoding."""
-    common = {"decode_slack": decode_slack, "decode_drop": decode_drop, **common}
-    scorer = PersistenceScore(history_window)
-    return Policy("scissorhands", scorer, Equal(), TopK(recent=recent), keep_ratio, **common)
+@dataclass(frozen=True)
+class Scissorhands(Policy):
+    """Scissorhands: half of the budget is dropped whenever it is full while decoding.
+
+    Attributes:
+        history_window: rows of the prompt that are looked back at.
+        recent: last tokens that are always kept.
+    """
+
+    name: ClassVar = "scissorhands"
+
+    decode_slack: Optional[int] = 0
+    decode_drop: Ratio = Ratio(0.5)
+    history_window: int = 400
+    recent: int = 10
+
+    @property
+    def scorer(self) -> Scorer:
+        return PersistenceScore(self.history_window)
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(recent=self.recent)

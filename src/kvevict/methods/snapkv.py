@@ -3,63 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..attention import ColumnStatistic
-from ..errors import InputError
-from ..tensors import Tensor, namespace
-from .base import Equal, LayerView, Policy, TopK
+from ..tensors import Tensor
+from .base import LayerView, PromptShape, Scorer, Selector
+from .parts import TopK, check_window, pooled
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class WindowScore:
+class WindowScore(Scorer):
     """Σ_g Σ_{i∈W} a^g_ij of the last w rows, average-pooled over neighbouring positions.
 
     Attributes:
-        window: w, the observation window. Its own entries get no score: they are protected.
-        kernel: positions pooled, odd; 1 for none.
+        window_size: w, of the observation window W. Its own entries get no score: they are
+            protected.
+        kernel_size: positions pooled, odd; 1 for none.
     """
 
-    window: int = 32
-    kernel: int = 7
+    window_size: int = 32
+    kernel_size: int = 7
 
     def __post_init__(self) -> None:
-        check_window(self.window, self.kernel)
+        super().__post_init__()
+        check_window(self.window_size, self.kernel_size)
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return (ColumnStatistic("sum", rows=self.window),)
+    def statistics(self, prompt: PromptShape) -> tuple[ColumnStatistic, ...]:
+        return (ColumnStatistic("sum", rows=self.window_size),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return pooled(view.columns[0], self.window, self.kernel)
+        return pooled(view.statistics[0], self.window_size, self.kernel_size)
 
 
-def check_window(window: int, kernel: int) -> None:
-    """Raise InputError unless the window is positive and the kernel odd."""
-    if window < 1:
-        raise InputError(f"window must be at least 1, not {window}")
-    if kernel < 1 or kernel % 2 == 0:
-        raise InputError(f"kernel must be odd and positive, not {kernel}")
+@dataclass(frozen=True)
+class SnapKV(Policy):
+    """SnapKV: the window's pooled attention chooses, each head alike in number.
 
-
-def pooled(scores: Tensor, window: int, kernel: int) -> Tensor:
-    """Average over ``kernel`` neighbours, zeros beyond both ends, the window's own part at zero.
-
-    Args:
-        scores: ``[kv_heads, N]``; the last ``window`` positions take no part.
+    Attributes:
+        window_size: last rows that score; their entries are protected.
+        kernel_size: positions pooled, odd; 1 for none.
     """
-    ns = namespace(scores)
-    heads, n = scores.shape
-    before = max(0, n - window)
-    half = kernel // 2
-    edge = scores.new_zeros((heads, half))
-    padded = ns.cat([edge, scores[:, :before], edge], dim=-1) if half else scores[:, :before]
-    mean = sum(padded[:, shift : shift + before] for shift in range(kernel)) / kernel
-    return ns.cat([mean, scores.new_zeros((heads, n - before))], dim=-1)
 
+    name: ClassVar = "snapkv"
 
-def SnapKV(keep_ratio: float = 0.2, window: int = 32, kernel: int = 7, **common) -> Policy:
-    """SnapKV: the window's pooled attention chooses, each head alike in number."""
-    return Policy(
-        "snapkv", WindowScore(window, kernel), Equal(), TopK(recent=window), keep_ratio, **common
-    )
+    window_size: int = 32
+    kernel_size: int = 7
+
+    @property
+    def scorer(self) -> Scorer:
+        return WindowScore(self.window_size, self.kernel_size)
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(recent=self.window_size)

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ..attention import ColumnStatistic
 from ..tensors import Tensor, namespace
-from .base import Equal, LayerView, Policy, TopK
+from .base import LayerView, Scorer, Selector
+from .parts import TopK
+from .policy import Policy
 
 
 @dataclass(frozen=True)
-class Recency:
+class Recency(Scorer):
     """Position alone: the later, the better."""
 
-    def statistics(self, n: int) -> tuple[ColumnStatistic, ...]:
-        """See :class:`~kvevict.methods.base.Scorer`."""
-        return ()
-
     def __call__(self, view: LayerView) -> Tensor:
-        """See :class:`~kvevict.methods.base.Scorer`."""
         ns = namespace(view.keys)
         heads, n, _ = view.keys.shape
         return ns.arange(n, device=view.keys.device).float().expand(heads, n)
 
 
-def StreamingLLM(keep_ratio: float = 0.2, sinks: int = 4, **common) -> Policy:
+@dataclass(frozen=True)
+class StreamingLLM(Policy):
     """StreamingLLM: the first tokens and the last ones.
 
     They keep their positions in the prompt, as under every method here; the paper numbers them by
     their places in the cache (section 3.2).
+
+    Attributes:
+        n_sink: first tokens, the attention sinks.
     """
-    return Policy("streamingllm", Recency(), Equal(), TopK(sinks=sinks), keep_ratio, **common)
+
+    name: ClassVar = "streamingllm"
+
+    n_sink: int = 4
+
+    @property
+    def scorer(self) -> Scorer:
+        return Recency()
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(n_sink=self.n_sink)

@@ -12,7 +12,7 @@ from typing import Any
 from ...engine.prefilling import prefill_hidden
 from ...engine.session import Decoder, Session, check_positions
 from ...errors import InputError
-from ...methods.base import Policy
+from ...methods import Policy
 from ...tensors import Tensor, namespace
 from .padding import count_tokens, first_positions, tokens_of
 

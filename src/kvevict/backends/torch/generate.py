@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from ...engine.prefilling import CHUNK
 from ...engine.session import Session
 from ...errors import InputError
-from ...methods.base import Policy
+from ...methods import Policy
 from ..hook import Call, Hook, Sequence, check_model, replaced
 from .decoder import TorchDecoder
 

@@ -1,0 +1,49 @@
+"""The weights of the last rows themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvevict.attention import ColumnStatistic, WindowRows, attend
+from tests.attention import numpy_attention as dense
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    batch=st.integers(1, 2),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    tokens=st.integers(1, 40),
+    before=st.integers(0, 9),
+    rows=st.integers(1, 50),
+)
+def test_they_are_the_weights(seed, batch, kv_heads, group, tokens, before, rows) -> None:
+    rng = np.random.default_rng(seed)
+    keys = tokens + before
+    q = rng.normal(size=(batch, kv_heads * group, tokens, 8)).astype(np.float32) * 2
+    k, v = rng.normal(size=(2, batch, kv_heads, keys, 8)).astype(np.float32)
+    asked, sums = WindowRows(rows), ColumnStatistic("sum", rows)
+    output = attend(*map(paddle.to_tensor, (q, k, v)), (sums, asked))
+    got = output.columns[asked].numpy()
+    assert got.shape == (batch, kv_heads * group, min(rows, tokens), keys)
+    assert got.dtype == np.float32
+    expected = np.stack([dense.weights(*one) for one in zip(q, k)])[:, :, -rows:]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    summed = got.reshape(batch, kv_heads, -1, keys).sum(2)
+    np.testing.assert_allclose(output.columns[sums].numpy(), summed, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_what_a_row_does_not_see_weighs_nothing(scale: float) -> None:
+    """Keys after a row may score far above all that it sees."""
+    q, k = np.ones((1, 1, 6, 8), np.float32), np.ones((1, 1, 6, 8), np.float32)
+    k *= np.arange(6, dtype=np.float32)[:, None] * scale
+    asked = WindowRows(6)
+    weights = attend(*map(paddle.to_tensor, (q, k, k)), (asked,)).columns[asked].numpy()[0, 0]
+    assert (weights[~np.tri(6, dtype=bool)] == 0).all()
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-3)
