@@ -70,13 +70,14 @@ def evaluate(args: Namespace) -> None:
     checkpoint = read_checkpoint(args.model_path)
     if args.chat == "on" and checkpoint.chat is None:
         raise InputError(f"--chat on: {args.model_path} has no chat template")
+    positions = checkpoint.config["max_position_embeddings"]
     prompting = Prompting(
         benchmark,
         checkpoint.tokenizer,
         None if args.chat == "off" else checkpoint.chat,
         chat_everywhere=args.chat == "on",
-        max_length=args.max_length or checkpoint.config["max_position_embeddings"],
-        positions=checkpoint.config["max_position_embeddings"],
+        max_length=args.max_length or benchmark.longest_prompt(positions),
+        positions=positions,
         truncate=not args.no_truncation,
         compress=args.compress,
     )
