@@ -118,7 +118,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f"--{name}", type=type(default), help=f"of nacl: {text} (default: {default})"
         )
     for name, text in COMMON_FLAGS.items():
-        default = getattr(Policy, name)
+        default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Policy, name)
         shown = "" if default is None else f" (default: {default})"
         p.add_argument(f"--{name}", type=int, help=text + shown)
     args = p.parse_args(argv)
@@ -153,6 +153,7 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     if nacl and "nacl" not in named:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
     common = _given(args, COMMON_FLAGS)
+    of_benchmark = {"min_eviction_seqlen": benchmark(args).min_eviction_seqlen}
     if args.keep_ratio is not None:
         common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
         if named == {"full"}:
@@ -160,7 +161,7 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     chosen = []
     for form in forms:
         if form["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            form = {**form, **common, **(nacl if form["method"] == "nacl" else {})}
+            form = {**of_benchmark, **form, **common, **(nacl if form["method"] == "nacl" else {})}
         chosen += _built(form)
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
     if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:
