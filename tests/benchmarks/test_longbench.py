@@ -27,9 +27,6 @@ ROW = {
     "length": 4000,
 }
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no examples of LongBench beside it")
-needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published predictions")
-
 
 def example(name: str, **fields) -> dict:
     classes = {"all_classes": ["Date", "Food"]} if TASKS[name].classes else {}
@@ -71,7 +68,7 @@ def test_rules_of_each_data_set(name):
     )
 
 
-@needs_data
+@pytest.mark.published("longbench")
 @pytest.mark.parametrize("benchmark", [LONGBENCH, LONGBENCH_E], ids=lambda one: one.name)
 def test_prompts_are_those_of_the_published_configuration(benchmark, tmp_path):
     templates = json.loads((DATA / "dataset2prompt.json").read_text("utf-8"))
@@ -216,7 +213,7 @@ for task in benchmarks.get("longbench").tasks.values():
     }
 
 
-@needs_published
+@pytest.mark.published("longbench_predictions")
 @pytest.mark.parametrize(
     ("run", "backend"),
     [("full", "levenshtein"), ("snapkv-1024", "levenshtein"), ("adakv-256", "difflib")],
