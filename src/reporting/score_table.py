@@ -41,19 +41,15 @@ def table(
         counts = [str(n) for n in sorted({len(found.scores) for found in of_task if found})]
         cells = [benchmark.shown(found.figures) if found else DASH for found in of_task]
         columns.append([_title(task.title, of_task), "/".join(counts) or DASH, *cells])
-    names = [task.name for task in chosen]
-    averages: list[list[str]] = []
-    for title, members in benchmark.averages.items():
-        own = [name for name in names if name in members]
-        if own and own not in averages and (averages or len(own) > 1):
-            averages.append(own)
-            cells = (_average(benchmark, of_run, own) for of_run in grades.values())
-            columns.append([f"{title} (tasks)", "", *cells])
-    averaged = {name for own in averages for name in own}
+    averages = _averages(benchmark, [task.name for task in chosen])
+    for title, names in averages.items():
+        cells = (_average(benchmark, of_run, names) for of_run in grades.values())
+        columns.append([f"{title} (tasks)", "", *cells])
+    averaged = {name for names in benchmark.averages.values() for name in names}
     left_out = [task.title for task in chosen if task.name not in averaged]
     graded = {name for of_run in grades.values() for name in of_run}
     notes = dict.fromkeys(task.note for task in chosen if task.note and task.name in graded)
-    if averaged and left_out:
+    if averages and left_out:
         without = ", ".join(left_out)
         notes[f"Averages are over tasks of {benchmark.title} itself, so without {without}."] = None
     return "\n".join([_markdown(columns), *notes])
@@ -95,6 +91,16 @@ def kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
         t["cache_bytes"] / t["full_cache_bytes"] for t in of_tasks if "cache_bytes" in t
     )
     return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
+
+
+def _averages(benchmark: Benchmark, chosen: list[str]) -> dict[str, list[str]]:
+    """Titles of averages and the tasks that they are over; none where they would repeat scores."""
+    found: dict[str, list[str]] = {}
+    for title, members in benchmark.averages.items():
+        names = [name for name in chosen if name in members]
+        if names and names not in found.values():
+            found[title] = names
+    return found if any(len(names) > 1 for names in found.values()) else {}
 
 
 def _average(benchmark: Benchmark, grades: dict[str, Grades], names: Iterable[str]) -> str:
