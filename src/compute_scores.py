@@ -16,21 +16,18 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import benchmarks
 from benchmarks import Benchmark, Task
-from benchmarks.grading import Grades, grade
+from benchmarks.grading import grade
+from benchmarks.longbench import with_code_similarity
+from benchmarks.longbench_metrics import CODE_SIMILARITIES
 from kvevict.errors import InputError
+from reporting.score_table import GradesByRun, kept, table
 from reporting.variants import label_variants
-
-DASH = "-"
-
-#: Grades by task name, for each run by name.
-GradesByRun = dict[str, dict[str, Grades]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores: dict[str, dict[str, Any]] = {run: {} for run in runs}
     for number, (name, own) in enumerate(of_benchmark.items()):
         try:
-            benchmark = benchmarks.get(name)
+            benchmark = with_code_similarity(benchmarks.get(name), args.code_similarity)
             chosen = benchmark.resolve(args.task) if args.task else _tasks_of(benchmark, own)
         except InputError as error:
             status = _fail(error)
@@ -65,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(of_benchmark) > 1:
             print(f"{chr(10) * (number > 0)}{benchmark.title}")
         print(table(benchmark, chosen, grades, records))
+        if args.benchmark:
+            _name_left_out(chosen if args.task else list(benchmark.tasks.values()), grades)
         for run, of_run in grades.items():
-            scores[run] = {task: _published(benchmark, found) for task, found in of_run.items()}
+            scores[run] = {task: benchmark.published(g.figures) for task, g in of_run.items()}
     if args.json:
         try:
             args.json.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -92,18 +91,21 @@ def _grade(
     return grades, failed
 
 
+def _name_left_out(asked: list[Task], grades: GradesByRun) -> None:
+    graded = {name for of_run in grades.values() for name in of_run}
+    left_out = [task.name for task in asked if task.name not in graded]
+    if left_out:
+        print(f"note: left out, without predictions: {', '.join(left_out)}", file=sys.stderr)
+
+
 def _predictions(directory: Path, task: Task) -> Path | None:
     """The predictions of a task: our file, or one named as published; None for neither."""
-    for path in (directory / f"preds_{task.file}", directory / task.file):
-        if path.exists():
-            return path
-    return None
+    paths = (directory / name for name in _file_names(task))
+    return next((path for path in paths if path.exists()), None)
 
 
-def _published(benchmark: Benchmark, grades: Grades) -> float | dict[str, float]:
-    """A task's score on the benchmark's scale; by name where it has several."""
-    figures = {name: benchmark.published(figure) for name, figure in grades.figures.items()}
-    return figures[""] if list(figures) == [""] else figures
+def _file_names(task: Task) -> tuple[str, ...]:
+    return f"preds_{task.name}.jsonl", task.file, f"{task.name}.jsonl"
 
 
 def find_runs(
@@ -119,9 +121,10 @@ def find_runs(
     """
     if not output_dir.is_dir():
         raise InputError(f"there is no output directory {output_dir}")
-    files = list(output_dir.rglob("preds_*.jsonl"))
+    names = {"preds_*.jsonl"}
     if benchmark:
-        files += [path for task in benchmark.tasks.values() for path in output_dir.rglob(task.file)]
+        names.update(name for task in benchmark.tasks.values() for name in _file_names(task))
+    files = [path for name in names for path in output_dir.rglob(name)]
     found = sorted({path.parent for path in files})
     runs = {directory.relative_to(output_dir).as_posix(): directory for directory in found}
     if not runs:
@@ -139,103 +142,12 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
         label_variants([record["settings"]["policy"]])
-        _kept(record, dict.fromkeys(record["tasks"]))
+        kept(record, dict.fromkeys(record["tasks"]))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         raise InputError(f"{path} is not the record of a run") from None
     return record
-
-
-def table(
-    benchmark: Benchmark,
-    chosen: list[Task],
-    grades: GradesByRun,
-    records: dict[str, dict[str, Any]],
-) -> str:
-    """The grades as an aligned Markdown table, with methods and what they kept from ``records``.
-
-    The averages are the benchmark's own, over those of their tasks that have predictions; the
-    number of tasks stands in brackets.
-    """
-    columns = [["Run", "(examples)", *grades]]
-    known = {run: record for run, record in records.items() if run in grades}
-    if known:
-        methods = dict(zip(known, _labels([record["settings"] for record in known.values()])))
-        columns.append(["Method", "", *(methods.get(run, DASH) for run in grades)])
-        kept = (_kept(known[run], grades[run]) if run in known else DASH for run in grades)
-        columns.append(["Kept", "", *kept])
-    for task in chosen:
-        of_task = [of_run.get(task.name) for of_run in grades.values()]
-        counts = [str(n) for n in sorted({len(found.scores) for found in of_task if found})]
-        cells = [_cell(benchmark, found) if found else DASH for found in of_task]
-        columns.append([task.title, "/".join(counts) or DASH, *cells])
-    names = [task.name for task in chosen]
-    averages: list[list[str]] = []
-    for title, members in benchmark.averages.items():
-        own = [name for name in names if name in members]
-        if own and own not in averages and (averages or len(own) > 1):
-            averages.append(own)
-            cells = (_average(benchmark, of_run, own) for of_run in grades.values())
-            columns.append([f"{title} (tasks)", "", *cells])
-    averaged = {name for own in averages for name in own}
-    left_out = [task.title for task in chosen if task.name not in averaged]
-    note = f"Averages are over tasks of {benchmark.title} itself, so without {', '.join(left_out)}."
-    return _markdown(columns) + (f"\n{note}" if averaged and left_out else "")
-
-
-def _cell(benchmark: Benchmark, grades: Grades) -> str:
-    return "/".join(benchmark.shown(figure) for figure in grades.figures.values())
-
-
-def _labels(settings: list[dict[str, Any]]) -> list[str]:
-    """Each run's method, and what tells it from other runs of the same method and ratio."""
-    policies = [one["policy"] for one in settings]
-    labels = label_variants(policies)
-    alike = defaultdict(list)
-    for index, (label, policy) in enumerate(zip(labels, policies)):
-        alike[label, policy["keep_ratio"]].append(index)
-    for members in alike.values():
-        for say in (
-            lambda one: one.get("model", ""),
-            lambda one: f"seed {one['policy'].get('seed')}",
-            lambda one: one.get("framework", "paddle"),
-            lambda one: one.get("dtype", ""),
-            lambda one: one.get("compress", ""),
-            lambda one: "as one batch" if one.get("decode_together") else "one by one",
-        ):
-            said = {index: say(settings[index]) for index in members}
-            if len(set(said.values())) > 1:
-                for index, words in said.items():
-                    labels[index] += f", {words}" if words else ""
-    return labels
-
-
-def _kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
-    """The share of the cache that was kept; of several tasks the least and the most."""
-    of_tasks = [of_task for name, of_task in record["tasks"].items() if name in grades]
-    shares = sorted(  # not there yet while a run goes on
-        t["cache_bytes"] / t["full_cache_bytes"] for t in of_tasks if "cache_bytes" in t
-    )
-    return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
-
-
-def _average(benchmark: Benchmark, grades: dict[str, Grades], names: Iterable[str]) -> str:
-    """The mean over tasks; a task of several figures counts with their mean."""
-    scores = [mean(grades[name].figures.values()) for name in names if name in grades]
-    return f"{benchmark.shown(mean(scores))} ({len(scores)})" if scores else DASH
-
-
-def _markdown(columns: list[list[str]]) -> str:
-    padded = []
-    for column in columns:
-        width = max(map(len, column))
-        if column is columns[0]:
-            ruler, cells = ":" + "-" * (width - 1), [cell.ljust(width) for cell in column]
-        else:
-            ruler, cells = "-" * (width - 1) + ":", [cell.rjust(width) for cell in column]
-        padded.append([cells[0], ruler, *cells[1:]])
-    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*padded))
 
 
 def _tasks_of(benchmark: Benchmark, runs: dict[str, Path]) -> list[Task]:
@@ -263,6 +175,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--task",
         help="names of tasks and groups joined by commas; "
         "by default every task that has predictions",
+    )
+    parser.add_argument(
+        "--code_similarity",
+        choices=CODE_SIMILARITIES,
+        default=CODE_SIMILARITIES[0],
+        help="what measures code in LongBench (default: %(default)s); papers differ in it",
     )
     parser.add_argument("--output_dir", type=Path, default=Path("../results"))
     parser.add_argument(

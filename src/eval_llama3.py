@@ -71,13 +71,14 @@ def evaluate(args: Namespace) -> None:
     check_framework(checkpoint, args.framework)
     if args.chat == "on" and checkpoint.chat is None:
         raise InputError(f"--chat on: {args.model_path} has no chat template")
+    positions = checkpoint.max_positions
     prompting = Prompting(
         benchmark,
         checkpoint.tokenizer,
         None if args.chat == "off" else checkpoint.chat,
         chat_everywhere=args.chat == "on",
-        max_length=args.max_length or checkpoint.max_positions,
-        positions=checkpoint.max_positions,
+        max_length=args.max_length or benchmark.longest_prompt(positions),
+        positions=positions,
         truncate=not args.no_truncation,
         compress=args.compress,
     )

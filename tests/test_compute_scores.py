@@ -238,6 +238,40 @@ def test_grading_needs_no_framework():
     }
 
 
+@pytest.mark.parametrize(("similarity", "score"), [("levenshtein", 67.0), ("difflib", 33.0)])
+def test_published_files_of_longbench_and_what_measures_their_code(tmp_path, similarity, score):
+    directory = tmp_path / "out" / "theirs"
+    directory.mkdir(parents=True)
+    for name, pred, answer in (("lcc", "ababab", "aaaaab"), ("qasper", "the Seine", "Seine")):
+        row = {"pred": pred, "answers": [answer], "all_classes": None, "length": 4321}
+        (directory / f"{name}.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    flags = [
+        "--output_dir",
+        directory.parent,
+        "--model_name",
+        "theirs",
+        "--json",
+        tmp_path / "json",
+    ]
+    if similarity != "levenshtein":
+        flags += ["--code_similarity", similarity]
+    done = run("--benchmark", "longbench", *flags)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "json").read_text()) == {
+        "theirs": {"qasper": 100.0, "lcc": score}
+    }
+    assert cells(done.stdout)["LCC"] == ["1", f"{score:.2f}"]
+    assert f"with {similarity}" in done.stdout.splitlines()[-1]
+    left_out = done.stderr.partition("without predictions: ")[2].rstrip().split(", ")
+    assert len(left_out) == 19 and "dureader" in left_out
+    done = run("--benchmark", "longbench_e", *flags, "--task", "code")
+    assert done.returncode == 0
+    scores = {"0-4k": None, "4-8k": score, "8k+": None}
+    assert json.loads((tmp_path / "json").read_text()) == {"theirs": {"lcc": scores}}
+    assert cells(done.stdout)["LCC 0-4k/4-8k/8k+"] == ["1", f"-/{score:.2f}/-"]
+    assert done.stderr == "note: left out, without predictions: repobench-p\n"
+
+
 @pytest.mark.published("predictions")
 def test_published_predictions_get_the_benchmarks_own_scores(tmp_path):
     done = run("--output_dir", PUBLISHED, "--json", tmp_path / "scores.json")

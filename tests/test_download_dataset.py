@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from benchmarks import infinitebench
+from benchmarks import infinitebench, longbench
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "download_dataset.sh"
 ROW = {"context": "x" * 200, "input": "What is the pass key?", "answer": "1"}
@@ -67,9 +69,12 @@ def server():
     server.server_close()
 
 
-def download(out_dir: Path, port: int, task: str = "passkey") -> subprocess.CompletedProcess:
+def download(
+    out_dir: Path, port: int, *arguments: str, task: str = "passkey"
+) -> subprocess.CompletedProcess:
+    arguments = arguments or ("--task", task)
     return subprocess.run(
-        ["bash", str(SCRIPT), "--task", task, "--out_dir", str(out_dir)],
+        ["bash", str(SCRIPT), *arguments, "--out_dir", str(out_dir)],
         env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}/", "no_proxy": "*"},
         capture_output=True,
         text=True,
@@ -167,7 +172,90 @@ def test_a_file_of_ones_own_is_not_replaced(server, tmp_path):
     ("task", "message"), [("nonsense", "unknown task 'nonsense'"), ("needle", "is built by data/")]
 )
 def test_a_task_without_a_published_file_is_named(tmp_path, task, message):
-    done = download(tmp_path, 9, task)
+    done = download(tmp_path, 9, task=task)
     assert_one_sentence(done, 2, message)
     offered = done.stderr.partition("choose from all, ")[2].split(", ")
     assert offered in ([""], [*PUBLISHED[:-1], PUBLISHED[-1] + "\n"])
+
+
+LONGBENCH = {
+    task.file: task.examples
+    for benchmark in longbench.BENCHMARKS
+    for task in benchmark.tasks.values()
+}
+EXAMPLE = {
+    "input": "x",
+    "context": "x",
+    "answers": ["Paragraph 1, 段落1"],
+    "all_classes": ["x"],
+    "length": 1,
+}
+
+
+def archive(**changed: int | None) -> bytes:
+    """LongBench's data.zip; ``changed`` has other numbers of lines, None for no file."""
+    line, packed = json.dumps(EXAMPLE) + "\n", io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("data/nq.jsonl", "no data set of this version\n")
+        for name, lines in {**LONGBENCH, **changed}.items():
+            if lines is not None:
+                file.writestr(f"data/{name}", line * lines)
+    return packed.getvalue()
+
+
+def test_longbench_is_unpacked_and_not_fetched_twice(server, tmp_path):
+    server.content = archive()
+    for _ in range(2):
+        done = download(tmp_path, server.server_port, "longbench")
+        assert (done.returncode, done.stderr) == (0, "")
+    path = "/datasets/THUDM/LongBench/resolve/main/data.zip?download=true"
+    assert server.requests == [(path, None)]
+    assert names(tmp_path) == ["longbench"]
+    assert names(tmp_path / "longbench") == sorted(LONGBENCH) and len(LONGBENCH) == 34
+    for name, lines in LONGBENCH.items():
+        assert (tmp_path / "longbench" / name).read_bytes().count(b"\n") == lines
+
+
+def test_a_broken_transfer_of_longbench_is_resumed_where_it_stopped(server, tmp_path):
+    server.content = archive()
+    server.break_after = 5_000
+    done = download(tmp_path, server.server_port, "longbench")
+    assert_one_sentence(done, 1, "data.zip", "broke off", "run this again")
+    assert names(tmp_path / "longbench") == ["data.zip.part"]
+    server.break_after = None
+    assert download(tmp_path, server.server_port, "longbench").returncode == 0
+    assert server.requests[-1][1] == "bytes=5000-"
+    assert names(tmp_path / "longbench") == sorted(LONGBENCH)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>sign in</html>", "data.zip.part is not a whole zip archive"),
+        (archive()[:-30], "data.zip.part is not a whole zip archive"),
+        (bytes(archive()).replace(b"\x95", b"\x96"), "data.zip.part is not a whole zip archive"),
+        (archive(**{"lcc.jsonl": 499}), "lcc.jsonl has 499 examples, the published file has 500"),
+        (archive(**{"trec_e.jsonl": None}), "data.zip.part has no trec_e.jsonl"),
+    ],
+    ids=["a web page", "cut", "damaged", "a line short", "a file short"],
+)
+def test_what_is_not_longbench_is_not_kept(server, tmp_path, content, message):
+    server.content = content
+    done = download(tmp_path, server.server_port, "longbench")
+    assert_one_sentence(done, 1, "the download is not whole", message)
+    assert not (tmp_path / "longbench" / "data.zip.part").exists()
+    assert len(server.requests) == 2
+
+
+def test_a_file_of_ones_own_among_longbench_is_not_replaced(server, tmp_path):
+    own = tmp_path / "longbench" / "qasper.jsonl"
+    own.parent.mkdir()
+    own.write_text(json.dumps(EXAMPLE), "utf-8")
+    done = download(tmp_path, server.server_port, "longbench")
+    assert_one_sentence(done, 2, f"{own} has 1 examples", "move it away")
+    assert own.read_text("utf-8") == json.dumps(EXAMPLE) and not server.requests
+
+
+def test_longbench_comes_whole(tmp_path):
+    done = download(tmp_path, 9, "longbench", "--task", "qasper")
+    assert_one_sentence(done, 2, "--task")

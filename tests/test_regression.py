@@ -16,7 +16,6 @@ import pytest
 
 from benchmarks import infinitebench
 from benchmarks.synthetic import make_example
-from evaluation import prompting
 from evaluation.capture import token_texts
 from kvevict import backends
 from kvevict.engine import decode_together, prefill
@@ -115,7 +114,7 @@ def make_prompt(name: str, index: int, depth: float, tokenizer) -> tuple[str, st
         count_tokens=lambda text: len(tokenizer.encode(text)),
     )
     prompt = infinitebench.TASKS[name].prompt(fields)
-    return prompting.normalise(prompt.text), str(fields["answer"])
+    return prompt.text, str(fields["answer"])
 
 
 def share_kept(session: Session, where: list[int]) -> float:

@@ -1,35 +1,43 @@
-"""For scripts/download_dataset.sh: which files a benchmark publishes, and whether one is whole.
+"""For scripts/download_dataset.sh: the published files of a benchmark's tasks.
 
-python -m benchmarks list SPEC           the published tasks of ∞Bench that --task SPEC names
-python -m benchmarks check FILE TASK     status 0 if FILE is the whole published file of TASK
+python -m benchmarks missing BENCHMARK SPEC DIRECTORY    those of --task SPEC that are not there
+python -m benchmarks check BENCHMARK TASK FILE           status 0 if FILE is the whole one of TASK
+python -m benchmarks unpack BENCHMARK ARCHIVE DIRECTORY  those that are not there, from a zip
 """
 
 import sys
 from pathlib import Path
 
 import benchmarks
-from benchmarks.examples import check_published
+from benchmarks import published
 from kvevict.errors import InputError
 
 
-def _list(spec: str) -> None:
-    benchmark = benchmarks.get()
-    published = [name for name, task in benchmark.tasks.items() if task.examples]
-    for task in benchmark.resolve(spec, published):
+def _missing(name: str, spec: str, directory: str) -> None:
+    benchmark = benchmarks.get(name)
+    offered = [task.name for task in benchmark.tasks.values() if task.examples]
+    wanted = benchmark.resolve(spec, offered)
+    for task in wanted:
         if not task.examples:
             raise InputError(
                 f"task {task.name} is built by data/construct_synthetic_dataset.py, not downloaded"
             )
+    for task in published.missing(wanted, Path(directory)):
         print(task.name)
 
 
-def _check(path: str, name: str) -> None:
-    check_published(Path(path), benchmarks.get().tasks[name])
+def _check(name: str, task: str, path: str) -> None:
+    published.check(Path(path), benchmarks.get(name).tasks[task])
+
+
+def _unpack(name: str, archive: str, directory: str) -> None:
+    tasks = published.missing(list(benchmarks.get(name).tasks.values()), Path(directory))
+    published.unpack(Path(archive), tasks, Path(directory))
 
 
 if __name__ == "__main__":
     try:
-        {"list": _list, "check": _check}[sys.argv[1]](*sys.argv[2:])
+        {"missing": _missing, "check": _check, "unpack": _unpack}[sys.argv[1]](*sys.argv[2:])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

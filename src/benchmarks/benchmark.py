@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from string import Formatter
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 from kvevict.errors import InputError
 
 Fields = Mapping[str, Any]  # of one line of a data file
+Figures = dict[str, Optional[float]]  # what a task's scores come to, 0 to 1 each
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Task:
         """Names of the fields that the template has in braces."""
         return {name for _, name, *_ in Formatter().parse(self.template) if name}
 
+    @property
+    def note(self) -> str:
+        """What has to be said below a table of its scores."""
+        return ""
+
     def parse(self, row: dict[str, Any]) -> dict[str, Any]:
         """The fields of a line, under the names that the template has for them."""
         return row
@@ -130,7 +136,7 @@ class Task:
         return None
 
 
-def mean_score(scores: Sequence[float], references: Sequence[Fields]) -> dict[str, float]:
+def mean_score(scores: Sequence[float], references: Sequence[Fields]) -> Figures:
     """The score of a task over its examples, as most benchmarks have it."""
     return {"": mean(scores)}
 
@@ -148,13 +154,13 @@ class Benchmark:
         how_to_get: the end of a sentence on what to do where the data are missing.
         folder: of the data, below ``--data_dir``.
         aliases: other names of tasks.
-        max_length: tokens that a prompt may have by the benchmark's rules; None for no rule.
+        max_length: tokens that a prompt may have with any model; None where no rule says so.
         cut_as_text: a prompt that is cut goes on as text, and is tokenised once more.
         min_eviction_seqlen: of methods that are not told otherwise.
         scale: of a published score; 100 for percentages.
         decimals: that a published score is rounded to; None for none.
         summarise: the figures of a task from its examples' scores and references: one under the
-            empty name, or several.
+            empty name, or several, None where no example counts into one.
     """
 
     name: str
@@ -170,11 +176,19 @@ class Benchmark:
     min_eviction_seqlen: int = 0
     scale: float = 1.0
     decimals: int | None = None
-    summarise: Callable[[Sequence[float], Sequence[Fields]], dict[str, float]] = mean_score
+    summarise: Callable[[Sequence[float], Sequence[Fields]], Figures] = mean_score
 
     def file(self, data_dir: Path, task: Task) -> Path:
         """Where the examples of a task lie."""
         return data_dir / self.folder / task.file
+
+    def longest_prompt(self, positions: int) -> int:
+        """Tokens that a prompt may have by the benchmark's rules.
+
+        Args:
+            positions: of the model, prompt and answer together.
+        """
+        return self.max_length or positions
 
     def resolve(self, spec: str, offered: Iterable[str] = ()) -> list[Task]:
         """The tasks that ``--task`` names: names and groups joined by commas.
@@ -194,13 +208,21 @@ class Benchmark:
                 raise InputError(f"unknown task {name!r}; choose from {known}")
         return [self.tasks[name] for name in dict.fromkeys(names)]
 
-    def published(self, score: float) -> float:
-        """A score from 0 to 1 on the benchmark's own scale."""
-        return score if self.decimals is None else round(self.scale * score, self.decimals)
+    def published(self, figures: Figures) -> float | Figures:
+        """Figures on the benchmark's own scale; a single one as a number."""
+        scaled = {name: self._scaled(figure) for name, figure in figures.items()}
+        return scaled[""] if list(scaled) == [""] else scaled
 
-    def shown(self, score: float) -> str:
+    def shown(self, figures: Figures) -> str:
         """The same as a table has it."""
-        return f"{self.published(score):.{4 if self.decimals is None else self.decimals}f}"
+        decimals = 4 if self.decimals is None else self.decimals
+        scaled = map(self._scaled, figures.values())
+        return "/".join("-" if figure is None else f"{figure:.{decimals}f}" for figure in scaled)
+
+    def _scaled(self, figure: float | None) -> float | None:
+        if figure is None or self.decimals is None:
+            return figure
+        return round(self.scale * figure, self.decimals)
 
 
 def by_name(tasks: Iterable[Task]) -> dict[str, Task]:

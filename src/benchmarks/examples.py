@@ -41,13 +41,6 @@ def read_file(path: Path, task: Task) -> Iterator[Example]:
         yield Example(number - 1, fields)
 
 
-def check_published(path: Path, task: Task) -> None:
-    """Raise InputError unless ``path`` is the whole published file of ``task``."""
-    found = sum(1 for _ in read_file(path, task))
-    if found != task.examples:
-        raise InputError(f"{path} has {found} examples, the published file has {task.examples}")
-
-
 def iterate_json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON-lines file with their line numbers from 1; empty lines are skipped."""
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.benchmark import Benchmark, Task
+from benchmarks.benchmark import Benchmark, Figures, Task
 from benchmarks.examples import parse_json_line
 from kvevict.errors import InputError
 
@@ -44,7 +44,7 @@ class Grades:
 
     ids: list[int | None]
     scores: list[float]
-    figures: dict[str, float]
+    figures: Figures
 
 
 def grade(path: str | Path, benchmark: Benchmark, task: Task, run: str = "") -> Grades:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 from benchmarks import infinitebench_metrics as metrics
-from benchmarks.benchmark import Benchmark, Fields, Task, by_name
+from benchmarks.benchmark import Benchmark, Fields, Prompt, Task, by_name
 
 OPTION_LETTERS = ("A", "B", "C", "D")
 OPTION_LINES = "\n".join(f"{letter}. {{option_{letter}}}" for letter in OPTION_LETTERS)
@@ -56,6 +57,10 @@ class InfiniteBenchTask(Task):
             found = re.search(self.input_pattern, fields["input"])
             values.update({name: text.lower() for name, text in found.groupdict().items()})
         return values
+
+    def prompt(self, fields: Fields) -> Prompt:
+        """In NFC, as the benchmark has all texts."""
+        return Prompt(*(normalize("NFC", part) for part in super().prompt(fields)))
 
     def reference(self, fields: Fields) -> dict[str, Any]:
         """The answer; for choices ``[text, letter]``."""

@@ -65,12 +65,12 @@ def contains_tokens(prediction: str, label: Label) -> float:
 
 def token_f1(prediction: str, label: Label) -> float:
     """En.QA: the best F1 of normalised words over the labels."""
-    return max(_f1(_english_words(prediction), _english_words(text)) for text in _texts(label))
+    return max(f1(english_words(prediction), english_words(text)) for text in _texts(label))
 
 
 def character_f1(prediction: str, label: Label) -> float:
     """Zh.QA: the best F1 of characters over the labels."""
-    return max(_f1(_chinese_chars(prediction), _chinese_chars(text)) for text in _texts(label))
+    return max(f1(_chinese_chars(prediction), _chinese_chars(text)) for text in _texts(label))
 
 
 def rouge_lsum(prediction: str, label: Label) -> float:
@@ -231,7 +231,7 @@ def _after_lead(text: str, leads: Sequence[str]) -> str | None:
     return None
 
 
-def _english_words(text: str) -> list[str]:
+def english_words(text: str) -> list[str]:
     text = "".join(char for char in text.lower() if char not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
@@ -241,7 +241,7 @@ def _chinese_chars(text: str) -> list[str]:
     return [char for char in "".join(text.lower().split()) if char not in dropped]
 
 
-def _f1(prediction: list[str], label: list[str]) -> float:
+def f1(prediction: list[str], label: list[str]) -> float:
     overlap = sum((Counter(prediction) & Counter(label)).values())
     if not overlap:
         return 0.0

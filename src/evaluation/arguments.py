@@ -116,7 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         kind = int if isinstance(default, int) else float
         p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text} (default: {default})")
     for name, text in COMMON_FLAGS.items():
-        default = getattr(Full(), name)
+        default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Full(), name)
         shown = "" if default is None else f" (default: {default})"
         p.add_argument(f"--{name}", type=int, help=text + shown)
     args = p.parse_args(argv)
@@ -151,6 +151,7 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     if nacl and "nacl" not in named:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
     common = _given(args, COMMON_FLAGS)
+    of_benchmark = {"min_eviction_seqlen": benchmark(args).min_eviction_seqlen}
     if args.keep_ratio is not None:
         common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
         if named == {"full"}:
@@ -158,7 +159,8 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     chosen = []
     for entry in entries:
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            entry = {**entry, **common, **(nacl if entry["method"] == "nacl" else {})}
+            own = nacl if entry["method"] == "nacl" else {}
+            entry = {**of_benchmark, **entry, **common, **own}
         chosen += _built(entry)
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
     if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:

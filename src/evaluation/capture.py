@@ -10,7 +10,6 @@ import numpy as np
 
 import benchmarks
 from benchmarks.examples import read_examples
-from evaluation.prompting import normalise
 from kvevict import load, prefill
 from kvevict.errors import InputError
 from kvevict.methods import build
@@ -47,7 +46,7 @@ def capture(
         raise InputError(f"--example {example_id}: {task.file} has 0 to {len(examples) - 1}")
     example = examples[example_id]
     loaded = load(model_path, device=device, framework=framework)
-    ids = loaded.tokenizer.encode(normalise(task.prompt(example.fields).text))
+    ids = loaded.tokenizer.encode(task.prompt(example.fields).text)
     sessions = prefill(loaded.decoder(), ids, policies, example.id, record=True)
     tokens = token_texts(loaded.tokenizer.decode, ids)
     return Kept(

@@ -78,7 +78,10 @@ class Predictor:
             spent = common["prefill_seconds"] + time.perf_counter() - began
             rows.append({**row, "prefill_seconds": round(spent, 4)})
         began = time.perf_counter()
-        answers = decode_together(sessions, task.max_new_tokens, self.eos)
+        ends, least = self.eos, 0
+        if task.stop:
+            ends, least = self.eos | {self.prompting.last_token(task.stop)}, 1
+        answers = decode_together(sessions, task.max_new_tokens, ends, least)
         share = (time.perf_counter() - began) / len(sessions)
         for row, answer in zip(rows, answers):
             row.update(

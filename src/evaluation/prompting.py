@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass, replace
 
 from benchmarks import Benchmark, Example, Task
 from kvevict.errors import InputError
 from kvevict.models.chat import ChatTemplate
 from kvevict.models.tokenizer import Tokenizer
-
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,10 @@ class Prompting:
         """The chat template, where a task is asked in it."""
         return self.chat if task.chat or self.chat_everywhere else None
 
+    def last_token(self, text: str) -> int:
+        """The last token of a text by itself."""
+        return self._encode(text)[-1]
+
     def tokens(self, task: Task, example: Example) -> PromptTokens:
         """The tokens of an example.
 
@@ -85,9 +85,13 @@ class Prompting:
             InputError: too long with truncation off, or a question without room for a context.
         """
         template = self.template(task)
-        context, question, answer_prefix = map(normalise, task.prompt(example.fields))
-        around = self._parts("", "", answer_prefix, template).total if template else 0
-        most = min(self.max_prompt_tokens(task) + around, self.positions - task.max_new_tokens)
+        context, question, answer_prefix = task.prompt(example.fields)
+        around = 0
+        if template:  # what it puts around a prompt beyond what the tokenizer would
+            empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
+            around = empty[0].total - empty[1].total
+        fitting = self.positions - task.max_new_tokens
+        most = min(self.max_prompt_tokens(task) + around, fitting)
         uncut = self._parts(context, question, answer_prefix, template)
         if uncut.total <= most:
             return uncut
@@ -104,6 +108,8 @@ class Prompting:
         if template or self.benchmark.cut_as_text:
             context, question = self._cut(context, question, max(2, most - around))
             parts = self._parts(context, question, answer_prefix, template)
+        if self.benchmark.cut_as_text:  # some tokens more or less, once they are made of the text
+            most = fitting
         cut = truncate(parts.compressed, most - len(parts.after))
         return replace(parts, compressed=cut, uncut=uncut.total)
 
@@ -123,14 +129,16 @@ class Prompting:
 
     def _cut(self, context: str, question: str, most: int) -> tuple[str, str]:
         """The first and the last half of the tokens of a prompt, as texts, the question apart."""
-        ids, asked = self._encode(context + question), self._encode(question)
+        before, after = self._added()
+        ids, asked = before + self._encode(context + question) + after, self._encode(question)
         half = most // 2
         first, last = (self.tokenizer.decode(part) for part in (ids[:half], ids[-half:]))
         if last.endswith(question):
             return first + last[: len(last) - len(question)], question
         if len(asked) >= half:  # nothing but the question is left of the second half
             return first, last
-        return first + self.tokenizer.decode(ids[-half : -len(asked)]), question
+        end = len(ids) - len(after) - len(asked)
+        return first + self.tokenizer.decode(ids[-half:end]), question
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, special_tokens=False)
@@ -140,11 +148,6 @@ class Prompting:
         whole, bare = self.tokenizer.encode("x"), self._encode("x")
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return whole[:start], whole[start + len(bare) :]
-
-
-def normalise(text: str) -> str:
-    """NFC, with each lone surrogate replaced by U+FFFD: safe for any tokenizer."""
-    return LONE_SURROGATE.sub("\ufffd", unicodedata.normalize("NFC", text))
 
 
 def truncate(token_ids: list[int], limit: int) -> list[int]:

@@ -80,7 +80,7 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
 
 def _score(run: Run, benchmark: Benchmark, task: Task) -> str:
     try:
-        figures = grade(run.predictions(task.name), benchmark, task, run.path.name).figures
-        return "/".join(benchmark.shown(figure) for figure in figures.values())
+        grades = grade(run.predictions(task.name), benchmark, task, run.path.name)
+        return benchmark.shown(grades.figures)
     except InputError:  # a label that cannot be read; compute_scores.py says where it stands
         return "–"

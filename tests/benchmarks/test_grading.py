@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 
 import pytest
 from hypothesis import given
@@ -161,15 +160,3 @@ def test_truncate_keeps_the_two_ends(ids, limit):
 def test_truncate_refuses_a_negative_limit():
     with pytest.raises(InputError):
         prompting.truncate([1], -1)
-
-
-@given(st.text(st.characters(codec=None)))
-def test_normalised_text_is_encodable_nfc(text):
-    done = prompting.normalise(text)
-    done.encode("utf-8")
-    assert unicodedata.is_normalized("NFC", done)
-    assert done.count("\ufffd") >= sum("\ud800" <= char <= "\udfff" for char in text)
-
-
-def test_normalise_composes_and_replaces():
-    assert prompting.normalise("e\u0301 \ud83d x") == "é \ufffd x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,11 @@ def test_resolve_keeps_order_drops_repeats_and_knows_the_alias():
 def test_unknown_task_is_named_with_the_valid_ones(spec):
     with pytest.raises(InputError, match=r"unknown task '.*'; choose from all, passkey, .*needle"):
         benchmarks.get().resolve(spec)
+
+
+@given(st.text(st.sampled_from("ae\u0301\u0308Åﬁ"), min_size=1))
+def test_prompts_are_in_nfc(text):
+    fields = example("longbook_qa_eng", text, input=text).fields
+    prompt = infinitebench.TASKS["longbook_qa_eng"].prompt(fields)
+    composed = unicodedata.normalize("NFC", text)
+    assert prompt.context.endswith(composed) and composed in prompt.question

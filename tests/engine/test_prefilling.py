@@ -200,6 +200,26 @@ def test_decoding_together_gives_what_each_gives_alone(decoder) -> None:
     assert len({len(answer) for answer in ends}) > 1
 
 
+def test_an_answer_does_not_end_before_it_has_begun(decoder) -> None:
+    ids, question = tokens(10, 140), tokens(11, 5)
+    policies = [full(), policy("snapkv"), policy("random")]
+
+    def asked():
+        sessions = prefill(decoder, ids, policies)
+        for session in sessions:
+            session.extend(question)
+        return sessions
+
+    ranked = [session.logits.flatten().topk(5)[1].tolist() for session in asked()]
+    ends = {ranked[0][0], ranked[0][1], ranked[1][0]}
+    begin = [next(token for token in best if token not in ends) for best in ranked]
+    alone = [decode(session, 9, ends, min_new_tokens=1) for session in asked()]
+    assert [answer[0] for answer in alone] == begin
+    assert not ends.intersection(token for answer in alone for token in answer)
+    assert decode_together(asked(), 9, ends, min_new_tokens=1) == alone
+    assert [decode(session, 9, ends) for session in asked()][:2] == [[], []]
+
+
 def test_sessions_of_different_lengths_cannot_decode_together(decoder) -> None:
     one, other = prefill(decoder, tokens(1, 20), [full(), full()])
     other.extend([5])

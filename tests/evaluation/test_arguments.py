@@ -55,6 +55,14 @@ def test_common_flags_end_in_every_policy():
     assert policies(f"--method nacl,h2o {flags}") == [NACL(**common), H2O(**common)]
 
 
+def test_the_benchmark_says_which_prompts_are_left_whole():
+    for name, tokens in (("infinitebench", 2048), ("longbench", 0)):
+        flags = f"--benchmark {name} --method nacl,h2o --keep_ratio 0.2"
+        assert {policy.min_eviction_seqlen for policy in policies(flags)} == {tokens}
+        (named,) = set(policies(f"{flags} --method nacl --min_eviction_seqlen 7"))
+        assert named.min_eviction_seqlen == 7
+
+
 def test_flags_override_the_config():
     config = "--config configs/nacl.yaml"
     assert policies(config) == policies(f"{config} --enable_nacl_evict") == [NACL()]
@@ -299,5 +307,5 @@ def test_help_shows_the_defaults_and_imports_no_framework():
     assert f"of nacl: share of the cache kept by score; {three} (default: 0.12)" in text
     assert text.count(three) == 3
     assert "shares of the cache to keep, separated by commas (default: 0.2; laprox 0.05)" in text
-    assert "are left whole (default: 2048)" in text
+    assert "are left whole (default: the benchmark's)" in text
     assert "(default: None)" not in text

@@ -32,7 +32,7 @@ class Around:
         return [256, *ids, 256, 256] if special_tokens else ids
 
     def decode(self, ids) -> str:
-        return self.backend.decode(ids)
+        return self.backend.decode([i for i in ids if i != 256])
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +120,26 @@ def test_a_cut_context_leaves_the_question_whole(tokenizer, drawn):
     assert read.endswith(context[-1:])
     whole = len("Read.\n") + length + len(question)
     assert made.total - 10 * chat == min(whole, most // 2 * 2 if chat else most)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.text(st.sampled_from("ab é中😀e\u0301"), max_size=200), st.integers(60, 200), st.booleans()
+)
+def test_a_prompt_is_cut_as_text_where_the_benchmark_has_it_so(tokenizer, context, most, chat):
+    around, whole = Around(tokenizer), f"Read.\n{context}\nSay x:"
+    ids, half = around.encode(whole), most // 2
+    if len(ids) > most:
+        whole = around.decode(ids[:half]) + around.decode(ids[-half:])
+    wanted = around.encode(f"<|u|>{whole}<|e|>" if chat else whole, special_tokens=not chat)
+    benchmark = dataclasses.replace(benchmarks.get(), cut_as_text=True)
+    template = CHAT if chat else None
+    builder = prompting(around, benchmark=benchmark, chat=template, max_length=most)
+    made = builder.tokens(TASK, example(context))
+    assert made.compressed == wanted
+    # Half a character becomes more tokens than it was; the model's positions are the end of it.
+    tight = dataclasses.replace(builder, positions=most + TASK.max_new_tokens)
+    assert tight.tokens(TASK, example(context)).total <= most
 
 
 def test_what_does_not_fit_is_refused_or_cut(tokenizer):
