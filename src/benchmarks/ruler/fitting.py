@@ -5,41 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
+from benchmarks.benchmark import Prompt
 from kvevict.errors import InputError
 
 TRIES = 1000  # draws of one size, of which some may be too long
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """An example: what is read, in three parts, and what the answer should contain.
+class Sample:
+    """An example.
 
-    ``context`` holds the instruction, ``question`` what stands behind the context, and
-    ``answer_prefix`` how the answer begins. ``length`` counts the tokens of all and of the answer.
+    Attributes:
+        prompt: what is read.
+        answers: what the answer should contain.
+        length: tokens of the prompt and of the longest answer together.
     """
 
-    context: str
-    question: str
-    answer_prefix: str
+    prompt: Prompt
     answers: list[str]
     length: int = 0
-
-    @property
-    def text(self) -> str:
-        return self.context + self.question + self.answer_prefix
 
     @classmethod
     def fill(
         cls, template: str, answer_prefix: str, context: str, answers: list[str], **fields: Any
-    ) -> Prompt:
-        """The prompt of a template that holds ``{context}`` once and, around it, ``fields``."""
+    ) -> Sample:
+        """The sample of a template that has ``{context}`` once and, around it, ``fields``."""
         before, _, behind = template.partition("{context}")
-        return cls(
-            before.format(**fields) + context,
-            behind.format(**fields),
-            answer_prefix.format(**fields),
-            answers,
-        )
+        head, question = before.format(**fields), behind.format(**fields)
+        return cls(Prompt(head + context, question, answer_prefix.format(**fields)), answers)
+
+    def behind(self, text: str) -> Sample:
+        """The same with ``text`` in front."""
+        return replace(self, prompt=self.prompt._replace(context=text + self.prompt.context))
 
 
 @dataclass(frozen=True)
@@ -57,43 +54,55 @@ class Room:
 
     def most_units(
         self,
-        draw: Callable[[int], Prompt],
+        draw: Callable[[int], Sample],
         step: int,
         said: Callable[[list[str]], str],
         most: int | None = None,
     ) -> int:
-        """The most units of filler, in steps, with which a prompt that is drawn has room.
+        """The most units of filler, in steps, with which a sample that is drawn has room.
 
         Args:
-            draw: a prompt with so many units, drawn anew at each call.
+            draw: a sample with so many units, drawn anew at each call.
+            step: units that are added at a time.
             said: the answers as they are counted behind the prompt here, and here alone.
             most: the units there are.
+
+        Raises:
+            InputError: there is no room for a single step.
         """
         units, tokens = step, 0
         left = self.length - self.new_tokens - self.taken
         while tokens < left:
-            prompt = draw(units)
-            tokens = self.count(prompt.text + said(prompt.answers))
+            sample = draw(units)
+            tokens = self.count(sample.prompt.text + said(sample.answers))
             if tokens > left:
                 units -= step
                 break
             units += step
             if most is not None and units > most:
                 return most
-        if not units:
-            raise InputError(f"{self.length} tokens are too few for an example of {self.task}")
+        if left <= 0 or not units:
+            raise self._too_few()
         return units
 
-    def fitting(self, draw: Callable[[int], Prompt], units: int, step: int) -> Prompt:
-        """The first prompt drawn that has room; after each that has not, a step less filler."""
+    def fitting(self, draw: Callable[[int], Sample], units: int, step: int) -> Sample:
+        """The first sample drawn that has room; after each that has not, a step less filler.
+
+        Raises:
+            InputError: none of many has.
+        """
         for _ in range(TRIES):
-            prompt = self.measured(draw(units))
-            if prompt.length <= self.length:
-                return prompt
+            sample = self.measured(draw(units))
+            if sample.length <= self.length:
+                return sample
             if units > step:
                 units -= step
-        raise InputError(f"{self.length} tokens are too few for an example of {self.task}")
+        raise self._too_few()
 
-    def measured(self, prompt: Prompt) -> Prompt:
-        """The prompt with its length."""
-        return replace(prompt, length=self.count(prompt.text) + self.new_tokens + self.taken)
+    def measured(self, sample: Sample) -> Sample:
+        """The sample with its length."""
+        tokens = self.count(sample.prompt.text)
+        return replace(sample, length=self.taken + tokens + self.new_tokens)
+
+    def _too_few(self) -> InputError:
+        return InputError(f"{self.length} tokens are too few for an example of {self.task}")

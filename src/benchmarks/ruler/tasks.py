@@ -1,4 +1,9 @@
-"""RULER's thirteen tasks: their settings, new tokens and scores."""
+"""RULER (Hsieh et al., COLM 2024, arXiv 2404.06654): thirteen tasks of any length.
+
+Samples are a stream that draws in the order of NVIDIA's scripts: the same seed, length and
+tokenizer give the same samples, byte for byte. So a stream is read from its start, and its first
+samples do not depend on how many are read.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +11,59 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Callable
 
-from benchmarks.ruler import generators, sources
-from benchmarks.ruler.fitting import Prompt, Room
+from benchmarks.ruler import sources
+from benchmarks.ruler.fitting import Room, Sample
+from benchmarks.ruler.generators import common_words, frequent_words, questions, variables
+from benchmarks.ruler.needles import Niah
 
-Stream = Callable[[Room, int], Iterator[Prompt]]
+SEED = 42  # of NVIDIA's scripts
+NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
+STREAMS: dict[str, Callable[[Room, int], Iterator[Sample]]] = {
+    "niah_single_1": Niah("repeat"),
+    "niah_single_2": Niah("essay"),
+    "niah_single_3": Niah("essay", value="uuids"),
+    "niah_multikey_1": Niah("essay", keys=4),
+    "niah_multikey_2": Niah("needle"),
+    "niah_multikey_3": Niah("needle", key="uuids", value="uuids"),
+    "niah_multivalue": Niah("essay", values=4),
+    "niah_multiquery": Niah("essay", queries=4),
+    "vt": variables,
+    "cwe": common_words,
+    "fwe": frequent_words,
+    "qa_1": partial(questions, read=sources.squad),
+    "qa_2": partial(questions, read=sources.hotpotqa),
+}
+
+
+def stream(
+    task: str, length: int, count_tokens: Callable[[str], int], seed: int = SEED
+) -> Iterator[Sample]:
+    """The samples of a task: without end, or one for each question.
+
+    Args:
+        task: a key of ``STREAMS``.
+        length: tokens that prompt and answer may have together, the answer prefix being part of
+            the prompt and a chat template of neither.
+        count_tokens: of a text, without what a tokenizer puts in front.
+        seed: of all draws.
+
+    Raises:
+        InputError: the length is too short.
+    """
+    return STREAMS[task](Room(task, length, new_tokens(task), count_tokens), seed)
+
+
+def new_tokens(task: str) -> int:
+    """The longest answer of a task."""
+    return NEW_TOKENS[task.partition("_")[0]]
 
 
 def share_found(prediction: str, answers: Sequence[str]) -> float:
     """The share of ``answers`` that occur in the prediction, letter case aside."""
-    return sum(answer.lower() in prediction.lower() for answer in answers) / len(answers)
+    found = prediction.lower()
+    return sum(answer.lower() in found for answer in answers) / len(answers)
 
 
 def any_found(prediction: str, answers: Sequence[str]) -> float:
     """1 if any of ``answers`` occurs in the prediction, letter case aside, else 0."""
     return float(share_found(prediction, answers) > 0)
-
-
-_niah = partial(partial, generators.niah)
-STREAMS: dict[str, Stream] = {
-    "niah_single_1": _niah(haystack="repeat"),
-    "niah_single_2": _niah(haystack="essay"),
-    "niah_single_3": _niah(haystack="essay", value="uuids"),
-    "niah_multikey_1": _niah(haystack="essay", keys=4),
-    "niah_multikey_2": _niah(haystack="needle"),
-    "niah_multikey_3": _niah(haystack="needle", key="uuids", value="uuids"),
-    "niah_multivalue": _niah(haystack="essay", values=4),
-    "niah_multiquery": _niah(haystack="essay", queries=4),
-    "vt": generators.vt,
-    "cwe": generators.cwe,
-    "fwe": generators.fwe,
-    "qa_1": partial(generators.qa, questions=sources.squad),
-    "qa_2": partial(generators.qa, questions=sources.hotpotqa),
-}
-NEW_TOKENS = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
-
-
-def new_tokens(task: str) -> int:
-    return NEW_TOKENS[task.split("_")[0]]
-
-
-def stream(task: str, length: int, count: Callable[[str], int], seed: int = 42) -> Iterator[Prompt]:
-    return STREAMS[task](Room(task, length, new_tokens(task), count), seed)
