@@ -5,9 +5,9 @@
 
 The first counts the examples that are the same as ours, made of the real texts for a real
 tokenizer; the second writes digests of examples made of ``ruler_texts`` for ``test_ruler.py``. The
-scripts run as processes. Three packages that they import are stood in for where they are run: transformers (one
-tokenizer), tenacity (retries) and NLTK (sentences, by our own rule; ``--nltk_data DIR`` takes NLTK
-with the data that DIR has).
+scripts run as processes. Three packages that they import are stood in for where they are run:
+transformers (one tokenizer), tenacity (retries) and NLTK (sentences, by our own rule;
+``--nltk_data DIR`` takes NLTK with the data that DIR has).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.ruler import sources
-from benchmarks.ruler.tasks import STREAMS, stream
+from benchmarks.ruler.samples import STREAMS, stream
 from tests.benchmarks.ruler_texts import write_texts
 
 DIGESTS = Path(__file__).with_suffix(".json")

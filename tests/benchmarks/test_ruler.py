@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.ruler import sources
+from benchmarks.ruler import any_found, share_found, sources
 from benchmarks.ruler.fitting import Room
 from benchmarks.ruler.needles import Niah
-from benchmarks.ruler.tasks import NEW_TOKENS, STREAMS, any_found, new_tokens, share_found, stream
+from benchmarks.ruler.samples import NEW_TOKENS, STREAMS, new_tokens, stream
 from kvevict.errors import InputError
 from tests.benchmarks.ruler_reference import (
     DIGESTS,

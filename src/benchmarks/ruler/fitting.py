@@ -8,7 +8,7 @@ from typing import Any, Callable
 from benchmarks.benchmark import Prompt
 from kvevict.errors import InputError
 
-TRIES = 1000  # draws of one size, of which some may be too long
+TRIES = 100  # draws of one size, of which some may be too long
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""RULER (Hsieh et al., COLM 2024, arXiv 2404.06654): thirteen tasks of any length.
+"""The samples of each task: streams that draw in the order of NVIDIA's scripts.
 
-Samples are a stream that draws in the order of NVIDIA's scripts: the same seed, length and
-tokenizer give the same samples, byte for byte. So a stream is read from its start, and its first
-samples do not depend on how many are read.
+The same seed, length and tokenizer give the same samples, byte for byte. So a stream is read from
+its start, and its first samples do not depend on how many are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Callable
 
@@ -56,14 +55,3 @@ def stream(
 def new_tokens(task: str) -> int:
     """The longest answer of a task."""
     return NEW_TOKENS[task.partition("_")[0]]
-
-
-def share_found(prediction: str, answers: Sequence[str]) -> float:
-    """The share of ``answers`` that occur in the prediction, letter case aside."""
-    found = prediction.lower()
-    return sum(answer.lower() in found for answer in answers) / len(answers)
-
-
-def any_found(prediction: str, answers: Sequence[str]) -> float:
-    """1 if any of ``answers`` occurs in the prediction, letter case aside, else 0."""
-    return float(share_found(prediction, answers) > 0)
