@@ -1,13 +1,14 @@
 # shellcheck shell=bash disable=SC2154 # the caller sets what is not set here
 # Sourced by run_study.sh and needle_grid.sh: many settings on synthetic prompts of several lengths,
 # from nothing to one small file of scores. The caller sets name, config, tasks, lengths, depth,
-# examples and slice; flags override them and those below. Leaves $name, $scores and draw; ends in src/.
+# examples and slice, which flags override as those below, and may set haystack. Leaves $name, $scores
+# and draw; ends in src/.
 #
 # A job is all settings and tasks on a slice of the examples at one length, in one process with a
 # directory of its own, so nothing is shared, whatever was predicted can be read at any moment, and
 # the same command goes on where it stopped, with any number of processes.
 
-model=smollm2-135m-longctx framework=paddle processes=1 gpus=0
+model=smollm2-135m-longctx framework=paddle processes=1 gpus=0 haystack=${haystack:-}
 while [ $# -gt 0 ]; do
     flag=${1#--}
     case $1 in
@@ -29,6 +30,12 @@ done
 for flag in examples slice processes; do
     [ "${!flag}" -gt 0 ] || { echo "${0##*/}: --$flag must be at least 1" >&2; exit 2; }
 done
+IFS=, read -ra depths <<<"$depth"
+[ $((examples % ${#depths[@]})) = 0 ] || {
+    echo "${0##*/}: --examples $examples is no multiple of the ${#depths[@]} depths, which would" \
+        "differ in what they hide" >&2
+    exit 2
+}
 [ ! -e "$model" ] || model=$(realpath -- "$model")
 python=${PYTHON:-}
 [[ $python != */* ]] || python=$(CDPATH='' cd -- "${python%/*}" && pwd)/${python##*/}
@@ -43,15 +50,16 @@ scores=$PWD/docs/data/$name/scores.jsonl.gz
 log=$PWD/results/$name/log
 cd ./src || exit
 mkdir -p "$log" "${scores%/*}"
-export python model framework processes gpus name config tasks depth examples slice log jobs
+export python model framework processes gpus name config tasks depth haystack examples slice log jobs
 export TOKENIZERS_PARALLELISM=false  # the processes are parallel enough
 
 build() {  # length task: one data file
-    local kinds=()
-    [ "$2" != math_find ] || kinds=(--kinds "largest,smallest")
+    local own=()
+    [ "$2" != math_find ] || own=(--kinds "largest,smallest")
+    [ -z "$haystack" ] || own+=(--haystack "$haystack")
     [ -e "../data/$name/$1/$2.jsonl" ] || "$python" ../data/construct_synthetic_dataset.py \
         --task "$2" --length "$1" --num_examples "$examples" --depth "$depth" --seed 1 \
-        ${kinds[@]+"${kinds[@]}"} --model_path "$model" --out_dir "../data/$name/$1"
+        ${own[@]+"${own[@]}"} --model_path "$model" --out_dir "../data/$name/$1"
 }
 
 evaluate() {  # number length start: one job

@@ -19,7 +19,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 from benchmarks import Benchmark, Example, Task
@@ -53,19 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(args: Namespace) -> None:
     """Run every task under every policy asked for; what can be wrong is found out first."""
-    benchmark = arguments.benchmark(args)
-    policies, wanted = arguments.policies(args), benchmark.resolve(args.task)
+    parts = arguments.chosen_benchmarks(args)
+    policies, wanted = arguments.policies(args), parts[0].resolve(args.task)
     processes = Processes()
     rank = processes.rank if processes.world > 1 else None
-    data = _check_data(benchmark, args, wanted) if processes.rank == 0 else {}
+    data = []
+    if processes.rank == 0:
+        _make_data(parts, args, wanted)
+        data = [_check_data(part, args, wanted) for part in parts]
 
     place, dtype = use_device(args.device, args.dtype, args.framework)
     if args.dtype == use_device(args.device, None, args.framework)[1]:
         args.dtype = None  # the default, said aloud, makes no other run
     numerics = {"dtype": dtype, "device": "cpu" if str(place) == "cpu" else "gpu"}
     runs = [
-        Run(Path(args.output_dir) / name, {**settings, **numerics}, rank)
-        for name, settings in arguments.runs(args, policies)
+        [
+            Run(Path(args.output_dir) / name, {**settings, **numerics}, rank)
+            for name, settings in arguments.runs(args, policies, part.length)
+        ]
+        for part in parts
     ]
     checkpoint = read_checkpoint(args.model_path)
     check_framework(checkpoint, args.framework)
@@ -73,7 +79,7 @@ def evaluate(args: Namespace) -> None:
         raise InputError(f"--chat on: {args.model_path} has no chat template")
     positions = checkpoint.max_positions
     prompting = Prompting(
-        benchmark,
+        parts[0],
         checkpoint.tokenizer,
         None if args.chat == "off" else checkpoint.chat,
         chat_everywhere=args.chat == "on",
@@ -82,39 +88,53 @@ def evaluate(args: Namespace) -> None:
         truncate=not args.no_truncation,
         compress=args.compress,
     )
-    for task in wanted:
+    for part, task in product(parts, wanted):
         prompting.max_prompt_tokens(task)
         if args.no_truncation and processes.rank == 0:
-            for example in _examples(benchmark, args, task):
+            for example in _examples(part, args, task):
                 prompting.tokens(task, example)
     if processes.rank == 0:
-        for run in runs:
-            run.open(data)
+        for of_part, own in zip(runs, data):
+            for run in of_part:
+                run.open(own)
         print(f"loading {args.model_path} ({dtype}, {numerics['device']})", file=sys.stderr)
     loaded = load(checkpoint, dtype, args.device, args.framework)
     processes.begin()
     eos = set(loaded.eos_ids)
     predictor = Predictor(loaded.decoder(), prompting, eos, args.decode_together)
     predicted = 0
-    for task in wanted:
-        examples = _examples(benchmark, args, task)
-        predicted += _run_task(
-            task, examples, args, predictor, list(zip(runs, policies)), processes
-        )
+    for (part, own), task in product(zip(parts, runs), wanted):
+        examples = _examples(part, args, task)
+        predicted += _run_task(task, examples, args, predictor, list(zip(own, policies)), processes)
     processes.end()
     if processes.rank == 0:
-        if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
-            runs[0].record["peak_memory_bytes"] = environment.peak_process_bytes()
-            runs[0].record["peak_device_bytes"] = backend(args.framework).peak_device_bytes()
-        for run in runs:
+        every = [run for own in runs for run in own]
+        if len(every) == 1 and predicted:  # of a sweep's settings none has a peak of its own
+            every[0].record["peak_memory_bytes"] = environment.peak_process_bytes()
+            every[0].record["peak_device_bytes"] = backend(args.framework).peak_device_bytes()
+        for run in every:
             _finish(run, wanted, processes.world, loaded.device)
-        print(table(runs, benchmark, wanted))
+        print(table(every, parts[0], wanted))
         print(f"every run: python compute_scores.py --output_dir {args.output_dir}")
 
 
 def _examples(benchmark: Benchmark, args: Namespace, task: Task) -> Iterator[Example]:
     examples = read_examples(benchmark, task, Path(args.data_dir))
     return islice(examples, args.start_idx, args.stop_idx)
+
+
+def _make_data(parts: list[Benchmark], args: Namespace, wanted: list[Task]) -> None:
+    """Make the data that are not there, where a benchmark's data are made."""
+    if parts[0].make is None:
+        return
+    checkpoint = read_checkpoint(args.model_path)
+    positions = checkpoint.config["max_position_embeddings"]
+    for part in parts:
+        if part.length > positions:
+            raise InputError(f"--length {part.length}: the model has {positions} positions")
+    for part in parts:
+        folder = Path(args.data_dir) / part.folder
+        part.make(folder, wanted, part.length, checkpoint.tokenizer)
 
 
 def _check_data(benchmark: Benchmark, args: Namespace, wanted: list[Task]) -> dict[str, str]:

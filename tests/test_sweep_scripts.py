@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.ruler_texts import write_texts
 from tests.evaluation import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,7 @@ def tree(tmp_path_factory) -> Path:
     (root / "data").mkdir()
     shutil.copy(ROOT / "data" / "construct_synthetic_dataset.py", root / "data")
     tiny.write_llama(root / "model")
+    write_texts(root / "cache" / "ruler-26.3")
     (root / "own.yaml").write_text(CONFIG)
     (root / "broken.yaml").write_text("method: nothing\n")
     return root
@@ -36,7 +38,7 @@ def run(tree: Path, script: str, *flags: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", f"scripts/{script}", "--model_path", "model", *map(str, flags)],
         cwd=tree,
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": sys.executable, "KVEVICT_CACHE": str(tree / "cache")},
         capture_output=True,
         text=True,
     )
@@ -72,12 +74,20 @@ def test_from_nothing_to_scores_and_again(tree):
 
 
 def test_a_needle_grid_ends_in_a_heat_map(tree):
-    flags = ["--lengths", "700,1000", "--depth", "0,0.5,1", "--examples", 3]
+    flags = ["--lengths", "700,1000", "--depth", "0,0.5,1", "--examples", 6]
     done = run(tree, "needle_grid.sh", "--config", tree / "own.yaml", *flags)
     assert done.returncode == 0, done.stderr
     assert (tree / "report" / "needle" / "depth-needle.png").read_bytes()[:4] == b"\x89PNG"
-    built = (tree / "data" / "needle" / "700" / "needle.jsonl").read_text("utf-8").splitlines()
-    assert len({json.loads(line)["answer"] for line in built}) == 1, "one needle at three depths"
+    fields = {}
+    for length in (700, 1000):
+        built = tree / "data" / "needle" / str(length) / "needle.jsonl"
+        rows = [json.loads(line) for line in built.read_text("utf-8").splitlines()]
+        for depth in range(3):
+            fields[length, depth] = {(row["input"], row["answer"]) for row in rows[depth::3]}
+    assert all(len(needles) == 2 for needles in fields.values())
+    assert len(set(map(frozenset, fields.values()))) == 1, "each field has the same two needles"
+    essays = json.loads((tree / "cache" / "ruler-26.3" / "PaulGrahamEssays.json").read_text())
+    assert rows[0]["context"][-200:] in " ".join(essays["text"].split())
     depths = scores(tree, "needle")[0]["depths"]
     assert depths[0] < 0.2 < depths[1] < 0.8 < depths[2]
 
@@ -99,6 +109,10 @@ def test_a_failed_job_is_named_and_the_others_go_on(tree):
         (["--examples", "x"], "run_study.sh: --examples needs a number"),
         (["--slice", "0"], "run_study.sh: --slice must be at least 1"),
         (["--tasks"], "run_study.sh: --tasks needs a value"),
+        (
+            ["--depth", "0,0.5,1", "--examples", "10"],
+            "run_study.sh: --examples 10 is no multiple of the 3 depths",
+        ),
     ],
 )
 def test_bad_flags_get_one_sentence(tree, flags, message):

@@ -7,7 +7,7 @@ file into a prompt and, later, an answer into a score.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from string import Formatter
@@ -153,6 +153,9 @@ class Benchmark:
         averages: columns of a table: titles, and the names of the tasks averaged.
         how_to_get: the end of a sentence on what to do where the data are missing.
         folder: of the data, below ``--data_dir``.
+        make: where data are made to a length: makes what a folder lacks, given the folder, tasks,
+            length and tokenizer.
+        length: that they are made to, in tokens of prompt and answer.
         aliases: other names of tasks.
         max_length: tokens that a prompt may have with any model; None where no rule says so.
         cut_as_text: a prompt that is cut goes on as text, and is tokenised once more.
@@ -170,6 +173,8 @@ class Benchmark:
     averages: dict[str, tuple[str, ...]]
     how_to_get: str
     folder: str = ""
+    make: Callable[[Path, Sequence[Task], int, Any], None] | None = None
+    length: int | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     cut_as_text: bool = False
@@ -189,6 +194,10 @@ class Benchmark:
             positions: of the model, prompt and answer together.
         """
         return self.max_length or positions
+
+    def at_length(self, length: int) -> Benchmark:
+        """The same with data of this length, which have a folder of their own."""
+        return replace(self, length=length, folder=f"{self.folder}/{length}")
 
     def resolve(self, spec: str, offered: Iterable[str] = ()) -> list[Task]:
         """The tasks that ``--task`` names: names and groups joined by commas.

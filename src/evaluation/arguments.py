@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
+LENGTH = 4096  # tokens, where a benchmark is made to a length
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
@@ -60,6 +62,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     p.add_argument("--benchmark", default=benchmarks.DEFAULT, help=", ".join(benchmarks.known()))
     p.add_argument("--task", default="all", help="all, or names separated by commas")
+    p.add_argument(
+        "--length",
+        help="tokens of prompt and answer, several separated by commas, for a benchmark that is "
+        f"made to a length: {_made()} (default: {LENGTH})",
+    )
     p.add_argument("--data_dir", default="../data", help="where <task>.jsonl lie")
     p.add_argument("--output_dir", default="../results", help="where run directories go")
     p.add_argument(
@@ -123,19 +130,27 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.start_idx < 0 or (args.stop_idx is not None and args.stop_idx <= args.start_idx):
         raise InputError("--start_idx and --stop_idx must name a range of examples")
     if args.max_length is None:
-        args.max_length = benchmark(args).max_length
+        args.max_length = chosen_benchmarks(args)[0].max_length
     elif args.max_length < 1:
         raise InputError(f"--max_length must be positive, not {args.max_length}")
     return args
 
 
-def benchmark(args: argparse.Namespace) -> benchmarks.Benchmark:
-    """The benchmark that is asked for.
+def chosen_benchmarks(args: argparse.Namespace) -> list[benchmarks.Benchmark]:
+    """The benchmark that is asked for, once for each length that it is made to.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: there is none of this name, or it is not made to lengths like these.
     """
-    return benchmarks.get(args.benchmark)
+    one = benchmarks.get(args.benchmark)
+    if one.make is None:
+        if args.length is not None:
+            raise InputError(f"--length is for {_made()}, whose data are made, not for {one.name}")
+        return [one]
+    lengths = [LENGTH]
+    if args.length is not None:
+        lengths = [_whole(text) for text in args.length.split(",")]
+    return [one.at_length(length) for length in dict.fromkeys(lengths)]
 
 
 def policies(args: argparse.Namespace) -> list[Policy]:
@@ -169,11 +184,16 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
 
-def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, dict[str, Any]]]:
+def runs(
+    args: argparse.Namespace, chosen: list[Policy], length: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The directory and the settings of each policy's run, one after the other.
 
     The name is readable, and another one wherever the flags differ that make a difference.
     ``--model_name`` is taken as it stands for one policy, as the beginning for several.
+
+    Args:
+        length: that the benchmark's data are made to.
     """
     path = Path(args.model_path).expanduser()
     path = path.resolve() if path.exists() else path
@@ -188,6 +208,8 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
         }
         if args.benchmark != benchmarks.DEFAULT:
             settings["benchmark"] = args.benchmark
+        if length is not None:
+            settings["length"] = length
         if args.chat != "auto":
             settings["chat"] = args.chat
         if args.framework != "paddle":
@@ -196,13 +218,15 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
             settings["decode_together"] = True
         if args.dtype:
             settings["dtype"] = args.dtype
+        made_to = "" if length is None else f"-{length}"
         if args.model_name and len(chosen) == 1:
-            yield args.model_name, settings
+            yield args.model_name + made_to, settings
             return
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
         keep = "" if policy.name == "full" else f"-{policy.keep_ratio:g}"
         mode = "-context" if args.compress == "context" else ""
-        yield f"{args.model_name or path.name}_{policy.name}{keep}{mode}_{digest}", settings
+        of_policy = f"{policy.name}{keep}{mode}{made_to}"
+        yield f"{args.model_name or path.name}_{of_policy}_{digest}", settings
 
 
 def read_config(path: str) -> list[dict[str, Any]]:
@@ -262,6 +286,16 @@ def _built(entry: dict[str, Any]) -> list[Policy]:
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _made() -> str:
+    return ", ".join(name for name, one in benchmarks.known().items() if one.make)
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text.strip()) or not int(text):
+        raise InputError(f"--length takes whole numbers separated by commas, not {text!r}")
+    return int(text)
 
 
 def _number(text: str) -> float:

