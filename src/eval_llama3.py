@@ -14,7 +14,6 @@ stopped when the same command is given again.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from argparse import Namespace
@@ -33,22 +32,17 @@ from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
 from kvevict.backends import backend, use_device
+from kvevict.command import command
 from kvevict.errors import InputError
 from kvevict.methods import Policy
 from kvevict.models import read_checkpoint
+from kvevict.models.identity import model_identity
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one sentence on what is wrong with the input."""
-    try:
-        evaluate(arguments.parse(argv))
-    except (InputError, FloatingPointError) as error:
-        print("eval_llama3.py:", *str(error).split(), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+@command("the same command goes on from here")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see :func:`evaluate`."""
+    evaluate(arguments.parse(argv))
 
 
 def evaluate(args: Namespace) -> None:
@@ -85,11 +79,15 @@ def evaluate(args: Namespace) -> None:
         if args.no_truncation and processes.rank == 0:
             for example in _examples(benchmark, args, task):
                 prompting.tokens(task, example)
+    model = model_identity(args.model_path, checkpoint.source)
     if processes.rank == 0:
         for run in runs:
-            run.open(data)
+            run.check(data, model)
         print(f"loading {args.model_path} ({dtype}, {numerics['device']})", file=sys.stderr)
     loaded = load(checkpoint, dtype, args.device, args.framework)
+    if processes.rank == 0:
+        for run in runs:
+            run.open(data, model)
     processes.begin()
     eos = set(loaded.eos_ids)
     predictor = Predictor(loaded.decoder(), prompting, eos, args.decode_together)
@@ -168,8 +166,7 @@ def _finish(run: Run, wanted: list[Task], world: int, device: str) -> None:
     for task in wanted:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
-    threads = int(os.environ[environment.THREAD_VARIABLES[-1]])
-    run.record.update(processes=world, threads=threads, device=device)
+    run.record.update(processes=world, threads=environment.cpu_threads(), device=device)
     run.save()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import benchmarks
 from benchmarks.examples import check_published
+from kvevict.command import command
 from kvevict.errors import InputError
 
 
@@ -27,9 +28,11 @@ def _check(path: str, name: str) -> None:
     check_published(Path(path), benchmarks.get().tasks[name])
 
 
+@command()
+def main(name: str, *arguments: str) -> None:
+    """Run ``list`` or ``check``."""
+    {"list": _list, "check": _check}[name](*arguments)
+
+
 if __name__ == "__main__":
-    try:
-        {"list": _list, "check": _check}[sys.argv[1]](*sys.argv[2:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main(*sys.argv[1:]))

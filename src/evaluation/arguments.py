@@ -9,17 +9,20 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 import benchmarks
+from kvevict import files
 from kvevict.backends import DTYPES, FRAMEWORKS
+from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, LaProx, Policy, build, describe
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
 
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
 SCALED = "; with --keep_ratio only the proportions of the three shares count"
@@ -37,11 +40,6 @@ COMMON_FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         unset = action.default is None or action.default is False
@@ -54,15 +52,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: an unknown flag, or a value that it cannot have.
     """
-    p = _Parser(
+    p = Parser(
         description="Predict a benchmark with a language model whose KV cache is evicted.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
     p.add_argument("--benchmark", default=benchmarks.DEFAULT, help=", ".join(benchmarks.known()))
     p.add_argument("--task", default="all", help="all, or names separated by commas")
-    p.add_argument("--data_dir", default="../data", help="where <task>.jsonl lie")
-    p.add_argument("--output_dir", default="../results", help="where run directories go")
+    data, results = from_here(ROOT / "data"), from_here(ROOT / "results")
+    p.add_argument("--data_dir", type=user_path, default=data, help="where <task>.jsonl lie")
+    p.add_argument("--output_dir", type=user_path, default=results, help="where run directories go")
     p.add_argument(
         "--model_path",
         default=DEFAULT_MODEL,
@@ -111,7 +110,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="shares of the cache to keep, separated by commas "
         f"(default: {Policy.keep_ratio}; laprox {LaProx().keep_ratio})",
     )
-    p.add_argument("--config", help="YAML of one method or a list of them; flags override it")
+    p.add_argument(
+        "--config", type=user_path, help="YAML of one or more methods; flags override it"
+    )
     for name, text in NACL_FLAGS.items():
         default = inspect.signature(NACL).parameters[name].default
         p.add_argument(
@@ -175,12 +176,12 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
     The name is readable, and another one wherever the flags differ that make a difference.
     ``--model_name`` is taken as it stands for one policy, as the beginning for several.
     """
-    path = Path(args.model_path).expanduser()
-    path = path.resolve() if path.exists() else path
+    model = files.expand(args.model_path)
+    model = model.resolve() if model.exists() else model
     for policy in chosen:
         settings = {
-            "model": path.name,
-            "model_path": str(path),
+            "model": model.name,
+            "model_path": str(model),
             "max_length": args.max_length,
             "truncation": not args.no_truncation,
             "compress": args.compress,
@@ -202,10 +203,10 @@ def runs(args: argparse.Namespace, chosen: list[Policy]) -> Iterator[tuple[str, 
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
         keep = "" if policy.name == "full" else f"-{policy.keep_ratio:g}"
         mode = "-context" if args.compress == "context" else ""
-        yield f"{args.model_name or path.name}_{policy.name}{keep}{mode}_{digest}", settings
+        yield f"{args.model_name or model.name}_{policy.name}{keep}{mode}_{digest}", settings
 
 
-def read_config(path: str) -> list[dict[str, Any]]:
+def read_config(path: str | Path) -> list[dict[str, Any]]:
     """A YAML file of settings: ``method`` and its settings, or a list of such mappings.
 
     Raises:

@@ -19,6 +19,7 @@ import benchmarks
 from benchmarks import Example, Task
 from benchmarks.examples import parse_json_line, read_file
 from benchmarks.grading import grade
+from kvevict import files
 from kvevict.errors import InputError
 
 GZIP = b"\x1f\x8b"
@@ -96,7 +97,7 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
 def write_scores(path: Path, results: list[Result]) -> None:
     """Keep what a report is made of: one line of JSON a run and task, compressed."""
     lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
-    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    files.write(path, gzip.compress(lines.encode(), mtime=0))
 
 
 def read_scores(path: Path) -> list[Result]:

@@ -96,12 +96,12 @@ def test_a_missing_dataset_comes_with_the_next_step(evaluate, tmp_path):
     own = [f"--data_dir={tmp_path}", "--task=kv_retrieval"]
     file = tmp_path / "kv_retrieval.jsonl"
     assert evaluate(*own, status=2) == (
-        f"eval_llama3.py: there is no {file}; scripts/download_dataset.sh fetches ∞Bench, "
+        f"error: there is no {file}; scripts/download_dataset.sh fetches ∞Bench, "
         "data/construct_synthetic_dataset.py builds synthetic examples\n"
     )
     file.with_name("kv_retrieval.jsonl.part").touch()
     assert evaluate(*own, status=2) == (
-        f"eval_llama3.py: there is no {file}; its download is unfinished: run "
+        f"error: there is no {file}; its download is unfinished: run "
         "scripts/download_dataset.sh again\n"
     )
     for script in ("scripts/download_dataset.sh", "data/construct_synthetic_dataset.py"):
@@ -112,11 +112,11 @@ def test_a_missing_dataset_comes_with_the_next_step(evaluate, tmp_path):
 def test_a_device_that_cannot_be_had_is_said_to_be_so(evaluate):
     error = evaluate("--task=passkey", "--device=gpu", status=2)
     assert error == (
-        "eval_llama3.py: Paddle cannot use device 'gpu': this is its CPU build; setup.sh takes the "
+        "error: Paddle cannot use device 'gpu': this is its CPU build; setup.sh takes the "
         "GPU build where nvidia-smi works\n"
     )
     error = evaluate("--task=passkey", "--device=cuda", status=2)
-    assert error == "eval_llama3.py: there is no device 'cuda': devices are cpu, gpu, gpu:<n>\n"
+    assert error == "error: there is no device 'cuda': devices are cpu, gpu, gpu:<n>\n"
 
 
 def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, predictions, tmp_path):

@@ -16,11 +16,13 @@ from kvevict.errors import InputError
 
 SETTINGS = {"model": "m", "ratios": (0.1, 0.2)}
 DATA = {"passkey": "0" * 64}
+MODEL = {"config.json": "285:0", "model.safetensors": "380736:1"}
 
 
-def opened(path: Path, settings=SETTINGS, data=DATA) -> Run:
+def opened(path: Path, settings=SETTINGS, data=DATA, model=MODEL) -> Run:
     run = Run(path, settings)
-    run.open(data)
+    run.check(data, model)
+    run.open(data, model)
     return run
 
 

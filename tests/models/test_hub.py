@@ -64,7 +64,7 @@ def evaluate(tmp_path: Path, endpoint: str) -> str:
 
 def test_a_gated_model_is_said_to_be_gated(gated, tmp_path):
     error = evaluate(tmp_path, gated)
-    assert error.startswith("eval_llama3.py: some/model could not be had as safetensors from ")
+    assert error.startswith("error: some/model could not be had as safetensors from ")
     assert "(GatedRepoError: 403 Client Error." in error
     assert error.endswith(
         "Access to model some/model is restricted.); accept its licence at "
