@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
 
-SECONDS = 5.0
+SECONDS = 3.0
 
 
 @contextmanager

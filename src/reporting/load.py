@@ -162,6 +162,7 @@ def _result(
             print(f"note: {file} has no statistics, and is left out", file=sys.stderr)
             return None
         steps = sum(row["decode_steps"] for row in rows)
+        read = [row for row in rows if not row.get("context_reused")]  # that read the whole prompt
         of_example = depths.of(task, data)
         return Result(
             settings,
@@ -173,7 +174,7 @@ def _result(
             depths=[of_example.get(i) for i in done] if of_example else None,
             cache_bytes=mean(row["cache_bytes"] for row in rows),
             full_cache_bytes=mean(row["full_cache_bytes"] for row in rows),
-            prefill_seconds=mean(row["prefill_seconds"] for row in rows),
+            prefill_seconds=mean(row["prefill_seconds"] for row in read or rows),
             prefill_shared_by=max(row["policies"] for row in rows),
             ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, steps),
         )
