@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 from kvevict.environment import integer
@@ -97,10 +98,11 @@ class Processes:
 
     def _connect(self) -> Any:
         """The store, which rank 0 or torchrun itself serves."""
-        serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        serves = self.rank == 0 and not of_torchrun
         if not serves:
             _until(self._answers)  # clients of the frameworks complain, or wait without end
-        if self._paddle:
+        if find_spec("paddle") and not of_torchrun:
             from paddle.base.core import TCPStore
 
             seconds, everybody = int(ANSWER.total_seconds()), 0  # 0: waits for nobody to join

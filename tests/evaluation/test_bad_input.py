@@ -133,3 +133,29 @@ def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, prediction
         error = evaluate(*own, change, status=2)
         assert message in error and "give another --model_name or --output_dir" in error
     assert predictions() == before
+
+
+def test_a_run_is_not_continued_with_other_weights_of_the_same_name(
+    evaluate, predictions, tmp_path
+):
+    own = [f"--model_path={tmp_path / 'mine'}", "--task=passkey", "--stop_idx=2"]
+    tiny.write_llama(tmp_path / "mine")
+    evaluate(*own)
+    before = predictions()
+    shutil.rmtree(tmp_path / "mine")
+    tiny.write_llama(tmp_path / "mine", poison=0.5)
+    error = evaluate(*own[:2], status=2)
+    assert "was begun with another model (model.safetensors); give another --model_name" in error
+    assert predictions() == before
+    shutil.rmtree(tmp_path / "mine")
+    tiny.write_llama(tmp_path / "mine")
+    evaluate(*own[:2])
+    assert [text.count(b"\n") for text in predictions().values()] == [8]
+
+
+def test_a_model_that_cannot_be_built_leaves_no_run_in_the_way(evaluate, tmp_path):
+    bad = tiny.write_llama(tmp_path / "bad", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    own = ["--task=passkey", "--model_name=mine", "--stop_idx=1"]
+    assert "'yarn'" in evaluate(*own, f"--model_path={bad}", status=2)
+    assert not (tmp_path / "out").exists()
+    evaluate(*own)
