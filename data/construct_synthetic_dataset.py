@@ -14,9 +14,7 @@ estimated (``benchmarks.synthetic.estimate_tokens``).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +25,9 @@ sys.path.insert(0, str(ROOT / "src"))
 from benchmarks import synthetic  # noqa: E402
 from benchmarks.synthetic.generators import GENERATORS, MATH_FIND_KINDS  # noqa: E402
 from benchmarks.synthetic.haystack import SPLITS  # noqa: E402
+from kvevict.command import Parser, command, user_path  # noqa: E402
 from kvevict.errors import InputError  # noqa: E402
+from kvevict.files import make_directory, replacing  # noqa: E402
 
 FOR_ONE_TASK = {
     "kinds": "math_find",
@@ -37,18 +37,14 @@ FOR_ONE_TASK = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+@command()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = _arguments(argv)
-    try:
-        _check(args)
-        count_tokens = _token_counter(args.model_path)
-        for task in args.task:
-            print(write_dataset(task, count_tokens, args))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    _check(args)
+    count_tokens = _token_counter(args.model_path)
+    for task in args.task:
+        print(write_dataset(task, count_tokens, args))
 
 
 def write_dataset(task: str, count_tokens: synthetic.CountTokens, args: argparse.Namespace) -> Path:
@@ -56,30 +52,22 @@ def write_dataset(task: str, count_tokens: synthetic.CountTokens, args: argparse
     path = args.out_dir / f"{task}.jsonl"
     if path.exists() and not args.force:
         raise InputError(f"{path} is there already; --force replaces it")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        args.out_dir.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "w", encoding="utf-8") as file:
-            for index in range(args.num_examples):
-                hidden, at = divmod(index, len(args.depth))
-                row = synthetic.make_example(
-                    task,
-                    hidden,
-                    args.length,
-                    seed=args.seed,
-                    split=args.split,
-                    depth=args.depth[at],
-                    haystack=args.haystack,
-                    count_tokens=count_tokens,
-                    **_options(task, args),
-                )
-                file.write(json.dumps({**row, "id": index}, ensure_ascii=False) + "\n")
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    make_directory(args.out_dir)
+    with replacing(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        for index in range(args.num_examples):
+            hidden, at = divmod(index, len(args.depth))
+            row = synthetic.make_example(
+                task,
+                hidden,
+                args.length,
+                seed=args.seed,
+                split=args.split,
+                depth=args.depth[at],
+                haystack=args.haystack,
+                count_tokens=count_tokens,
+                **_options(task, args),
+            )
+            file.write(json.dumps({**row, "id": index}, ensure_ascii=False) + "\n")
     return path
 
 
@@ -131,7 +119,7 @@ def _depths(text: str) -> list[float | str]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Build synthetic examples in ∞Bench's schema.")
+    parser = Parser(description="Build synthetic examples in ∞Bench's schema.")
     add = parser.add_argument
     names = ", ".join(GENERATORS)
     add("--task", type=_tasks, required=True, help=f"all, or joined by commas: {names}")
@@ -151,7 +139,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--needles", type=int, help="multi_needle: how many (default 4)")
     add("--hops", type=int, help="variable_tracking: steps from number to answer (default 2)")
     add("--calls", type=int, help="code_run: functions to go through (default 2 to 10)")
-    add("--out_dir", type=Path, default=ROOT / "data" / "synthetic")
+    add("--out_dir", type=user_path, default=ROOT / "data" / "synthetic")
     add("--force", action="store_true", help="replace files that are there")
     return parser.parse_args(argv)
 

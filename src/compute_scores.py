@@ -25,19 +25,21 @@ from benchmarks import Benchmark, Task
 from benchmarks.grading import grade
 from benchmarks.longbench import with_code_similarity
 from benchmarks.longbench_metrics import CODE_SIMILARITIES
+from kvevict import files
+from kvevict.command import Parser, command, fail, from_here, user_path
 from kvevict.errors import InputError
 from reporting.score_table import GradesByRun, kept, table
 from reporting.variants import label_variants
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
+
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     args = _arguments(argv)
-    try:
-        wanted = benchmarks.get(args.benchmark) if args.benchmark else None
-        runs = find_runs(args.output_dir, args.model_name, wanted)
-    except InputError as error:
-        return _fail(error)
+    wanted = benchmarks.get(args.benchmark) if args.benchmark else None
+    runs = find_runs(args.output_dir, args.model_name, wanted)
     status, records = 0, {}
     of_benchmark: dict[str, dict[str, Path]] = defaultdict(dict)
     for run, directory in runs.items():
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (directory / "run.json").exists():
                 records[run] = read_record(directory / "run.json")
         except InputError as error:
-            status = _fail(error)
+            status = fail(error)
         settings = records[run]["settings"] if run in records else {}
         name = args.benchmark or settings.get("benchmark", benchmarks.DEFAULT)
         of_benchmark[name][run] = directory
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             benchmark = with_code_similarity(benchmarks.get(name), args.code_similarity)
             chosen = benchmark.resolve(args.task) if args.task else _tasks_of(benchmark, own)
         except InputError as error:
-            status = _fail(error)
+            status = fail(error)
             continue
         grades, failed = _grade(benchmark, chosen, own)
         status = 2 if failed else status
@@ -67,10 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for run, of_run in grades.items():
             scores[run] = {task: benchmark.published(g.figures) for task, g in of_run.items()}
     if args.json:
-        try:
-            args.json.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            status = _fail(f"cannot write {args.json}: {error.strerror}")
+        files.write(args.json, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return status
 
 
@@ -87,7 +86,7 @@ def _grade(
                 if path:
                     grades[run][task.name] = grade(path, benchmark, task, run)
             except InputError as error:
-                failed = bool(_fail(error))
+                failed = bool(fail(error))
     return grades, failed
 
 
@@ -158,16 +157,9 @@ def _tasks_of(benchmark: Benchmark, runs: dict[str, Path]) -> list[Task]:
     ]
 
 
-def _fail(message: object) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     known = benchmarks.known()
-    parser = argparse.ArgumentParser(
-        description="Grade predictions and print a table of tasks and runs."
-    )
+    parser = Parser(description="Grade predictions and print a table of tasks and runs.")
     parser.add_argument(
         "--benchmark", help="of runs without run.json, and of published files: " + ", ".join(known)
     )
@@ -182,12 +174,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=CODE_SIMILARITIES[0],
         help="what measures code in LongBench (default: %(default)s); papers differ in it",
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("../results"))
+    parser.add_argument("--output_dir", type=user_path, default=from_here(RESULTS))
     parser.add_argument(
         "--model_name", help="the run to grade, a directory of --output_dir; by default every one"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write {run: {task: score}} to FILE"
+        "--json", type=user_path, metavar="FILE", help="also write {run: {task: score}} to FILE"
     )
     return parser.parse_args(argv)
 

@@ -14,7 +14,6 @@ stopped when the same command is given again.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from argparse import Namespace
@@ -33,22 +32,17 @@ from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
 from kvevict.backends import backend, check_framework, use_device
+from kvevict.command import command
 from kvevict.errors import InputError
 from kvevict.methods import Policy
 from kvevict.models import read_checkpoint
+from kvevict.models.identity import model_identity
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one sentence on what is wrong with the input."""
-    try:
-        evaluate(arguments.parse(argv))
-    except (InputError, FloatingPointError) as error:
-        print("eval_llama3.py:", *str(error).split(), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+@command("the same command goes on from here")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see :func:`evaluate`."""
+    evaluate(arguments.parse(argv))
 
 
 def evaluate(args: Namespace) -> None:
@@ -83,7 +77,7 @@ def evaluate(args: Namespace) -> None:
         checkpoint.tokenizer,
         None if args.chat == "off" else checkpoint.chat,
         chat_everywhere=args.chat == "on",
-        max_length=args.max_length or benchmark.longest_prompt(positions),
+        max_length=args.max_length or parts[0].longest_prompt(positions),
         positions=positions,
         truncate=not args.no_truncation,
         compress=args.compress,
@@ -93,12 +87,17 @@ def evaluate(args: Namespace) -> None:
         if args.no_truncation and processes.rank == 0:
             for example in _examples(part, args, task):
                 prompting.tokens(task, example)
+    model = model_identity(args.model_path, checkpoint.source)
     if processes.rank == 0:
         for of_part, own in zip(runs, data):
             for run in of_part:
-                run.open(own)
+                run.check(own, model)
         print(f"loading {args.model_path} ({dtype}, {numerics['device']})", file=sys.stderr)
     loaded = load(checkpoint, dtype, args.device, args.framework)
+    if processes.rank == 0:
+        for of_part, own in zip(runs, data):
+            for run in of_part:
+                run.open(own, model)
     processes.begin()
     eos = set(loaded.eos_ids)
     predictor = Predictor(loaded.decoder(), prompting, eos, args.decode_together)
@@ -128,9 +127,9 @@ def _make_data(parts: list[Benchmark], args: Namespace, wanted: list[Task]) -> N
     if parts[0].make is None:
         return
     checkpoint = read_checkpoint(args.model_path)
-    positions = checkpoint.config["max_position_embeddings"]
     for part in parts:
-        if part.length > positions:
+        if part.length > checkpoint.max_positions:
+            positions = checkpoint.max_positions
             raise InputError(f"--length {part.length}: the model has {positions} positions")
     for part in parts:
         folder = Path(args.data_dir) / part.folder
@@ -190,8 +189,7 @@ def _finish(run: Run, wanted: list[Task], world: int, device: str) -> None:
     for task in wanted:
         run.merge(task.name)
         run.record["tasks"][task.name].update(summarise(run.stats(task.name)))
-    threads = int(os.environ[environment.THREAD_VARIABLES[-1]])
-    run.record.update(processes=world, threads=threads, device=device)
+    run.record.update(processes=world, threads=environment.cpu_threads(), device=device)
     run.save()
 
 

@@ -17,32 +17,34 @@ what each layer and head kept: kept.png, kept.html and the data, kept.json.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kvevict.errors import InputError
+from kvevict import files
+from kvevict.command import Parser, command, from_here, user_path
 from reporting import kept, load
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0, or 2 with one sentence on what is wrong with the input."""
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@command()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and print the path of what it wrote."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS.get(argv[0] if argv else "")
-    arguments, run = command or (_report_arguments, report)
-    args = arguments(argv[1:] if command else argv)
-    try:
-        print(run(args))
-    except (InputError, FloatingPointError) as error:
-        return _fail(error)
-    except OSError as error:
-        return _fail(f"cannot write {error.filename}: {error.strerror}")
-    return 0
+    named = COMMANDS.get(argv[0] if argv else "")
+    arguments, run = named or (_report_arguments, report)
+    print(run(arguments(argv[1:] if named else argv)))
 
 
 def report(args: argparse.Namespace) -> Path:
     """Write the report of many runs; returns its page."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    files.make_directory(args.out)
     if args.scores:
         results = load.read_scores(args.scores)
     else:
@@ -57,17 +59,17 @@ def report(args: argparse.Namespace) -> Path:
 
     parts = sections.sections(results)
     for picture in (picture for part in parts for picture in part.pictures):
-        picture.figure.savefig(args.out / picture.file)
+        _draw(args.out / picture.file, picture.figure)
         picture.figure.set_layout_engine("none")  # laid out now; the page draws it once more
-    _write(args.out / "report.md", sections.markdown(args.title, parts))
+    files.write(args.out / "report.md", sections.markdown(args.title, parts))
     load.write_scores(args.out / "scores.jsonl.gz", results)
-    return _write(args.out / "report.html", page.page(args.title, parts, found))
+    return files.write(args.out / "report.html", page.page(args.title, parts, found))
 
 
 def scores(args: argparse.Namespace) -> Path:
     """Grade runs and keep their scores alone; returns the file."""
     results = load.read_runs(args.output_dir, args.data_dir)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    files.make_directory(args.out.parent)
     load.write_scores(args.out, results)
     return args.out
 
@@ -78,16 +80,16 @@ def study(args: argparse.Namespace) -> Path:
 
     from reporting import study  # Matplotlib takes a second
 
-    args.figures.mkdir(parents=True, exist_ok=True)
     text = study.refreshed(args.page, results)
+    files.make_directory(args.figures)
     for name, figure in study.figures(results):
-        figure.savefig(args.figures / f"{name}.png")
-    return _write(args.page, text)
+        _draw(args.figures / f"{name}.png", figure)
+    return files.write(args.page, text)
 
 
 def keep(args: argparse.Namespace) -> Path:
     """Write what each layer and head keeps of one prompt; returns its page."""
-    args.out.mkdir(parents=True, exist_ok=True)
+    files.make_directory(args.out)
     methods = [name.strip() for name in args.method.split(",")]
     from evaluation.capture import capture
 
@@ -105,57 +107,62 @@ def keep(args: argparse.Namespace) -> Path:
     from reporting import kept_figure, page
 
     found.save(args.out / "kept.json")
-    kept_figure.kept_figure(found).savefig(args.out / "kept.png")
-    return _write(args.out / "kept.html", page.page(args.title, [], found))
+    _draw(args.out / "kept.png", kept_figure.kept_figure(found))
+    return files.write(args.out / "kept.html", page.page(args.title, [], found))
 
 
-def _write(path: Path, text: str) -> Path:
-    path.write_text(text, "utf-8", "replace")
-    return path
-
-
-def _fail(message: object) -> int:
-    print("error:", *str(message).split(), file=sys.stderr)
-    return 2
+def _draw(path: Path, figure: Figure) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:])
+    files.write(path, picture.getvalue())
 
 
 def _report_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Turn runs into tables, figures and a page.",
         epilog="report.py scores, study and kept are further commands; each has its --help",
     )
     add = parser.add_argument
-    add("--output_dir", type=Path, default=Path("../results"), help="where the runs lie")
-    add("--data_dir", type=Path, help="where their data lie: adds maps of depth and length")
-    add("--scores", type=Path, help="read this scores.jsonl.gz of an earlier report, not the runs")
+    add(
+        "--output_dir",
+        type=user_path,
+        default=from_here(ROOT / "results"),
+        help="where the runs lie",
+    )
+    add("--data_dir", type=user_path, help="where their data lie: adds maps of depth and length")
+    add(
+        "--scores",
+        type=user_path,
+        help="read this scores.jsonl.gz of an earlier report, not the runs",
+    )
     _add_common(parser)
     return parser.parse_args(argv)
 
 
 def _scores_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py scores", description="Grade runs and keep the scores in one small file."
     )
     add = parser.add_argument
-    add("--output_dir", type=Path, required=True, help="where the runs lie")
-    add("--data_dir", type=Path, help="where their data lie: adds the depths of the answers")
-    add("--out", type=Path, required=True, help="the file, .jsonl.gz")
+    add("--output_dir", type=user_path, required=True, help="where the runs lie")
+    add("--data_dir", type=user_path, help="where their data lie: adds the depths of the answers")
+    add("--out", type=user_path, required=True, help="the file, .jsonl.gz")
     return parser.parse_args(argv)
 
 
 def _study_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py study", description="Draw a study's figures, fill in its page's tables."
     )
     add = parser.add_argument
-    add("--scores", type=Path, required=True, help="the scores.jsonl.gz of its runs")
-    add("--page", type=Path, required=True, help="the page, whose marked tables are replaced")
-    add("--figures", type=Path, required=True, help="the directory where figures go")
+    add("--scores", type=user_path, required=True, help="the scores.jsonl.gz of its runs")
+    add("--page", type=user_path, required=True, help="the page, whose marked tables are replaced")
+    add("--figures", type=user_path, required=True, help="the directory where figures go")
     return parser.parse_args(argv)
 
 
 def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py kept",
         description="Run one prompt and draw which positions each layer and head kept.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -164,7 +171,12 @@ def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--model_path", default="smollm2-135m-longctx", help="as for eval_llama3.py")
     add("--method", default="nacl,laprox,h2o,snapkv,pyramidkv,streamingllm")
     add("--keep_ratio", type=float, default=0.2, help="share of the cache to keep")
-    add("--data_dir", type=Path, default=Path("../data"), help="where <task>.jsonl lies")
+    add(
+        "--data_dir",
+        type=user_path,
+        default=from_here(ROOT / "data"),
+        help="where <task>.jsonl lies",
+    )
     add("--task", default="passkey")
     add("--example", type=int, default=0, help="which one, from 0")
     add("--framework", default="paddle", help="what runs the model: paddle or pytorch")
@@ -174,7 +186,9 @@ def _kept_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("../report"), help="where to write")
+    parser.add_argument(
+        "--out", type=user_path, default=from_here(ROOT / "report"), help="where to write"
+    )
     parser.add_argument("--title", default="KV-cache eviction", help="of the page")
 
 

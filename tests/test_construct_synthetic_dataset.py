@@ -134,8 +134,8 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
             ["--task", "needle", "--calls", 4],
             "--calls is for code_run, which is not among the tasks",
         ),
-        (["--task", "passkey", "--out_dir", "/proc/nowhere"], "cannot write /proc/nowhere/passkey"),
-        (["--task", "passkey", "--out_dir", "pyproject.toml"], "cannot write pyproject.toml/pass"),
+        (["--task", "passkey", "--out_dir", "/proc/nowhere"], "cannot write /proc/nowhere: "),
+        (["--task", "passkey", "--out_dir", "pyproject.toml"], "cannot write pyproject.toml: "),
         (
             ["--task", "passkey", "--model_path", "no-such-model"],
             "there is no model 'no-such-model'",

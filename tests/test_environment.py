@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from kvevict import backends, environment
+from kvevict.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 CHOSEN = [*environment.THREAD_VARIABLES, "MKL_DEBUG_CPU_TYPE"]
+OTHERS = [*environment._HOMES, "LOCAL_RANK", "FLAGS_selected_gpus"]
 
 
 def fresh(code: str, **environment: str) -> subprocess.CompletedProcess:
     """`code` in a new process whose environment lacks all that `configure` sets."""
-    inherited = {key: value for key, value in os.environ.items() if key not in CHOSEN}
+    inherited = {key: value for key, value in os.environ.items() if key not in {*CHOSEN, *OTHERS}}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=SRC,
@@ -103,6 +105,72 @@ def test_what_the_user_has_set_stays():
         "environment.configure()", MKL_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4"
     )
     assert found == {**threads(1), "MKL_DEBUG_CPU_TYPE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, [3, 3, 3]),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, [3, 2, 3]),
+        ({"OMP_NUM_THREADS": " 3 ", "MKL_NUM_THREADS": ""}, [3, 3, 3]),
+        ({"OMP_NUM_THREADS": "3,2"}, [3, 3, 3]),
+        ({"OMP_NUM_THREADS": "", "FLAGS_paddle_num_threads": "2"}, [2, 2, 2]),
+    ],
+)
+def test_attention_takes_the_threads_that_were_given(given, found):
+    code = (
+        "from kvevict import environment; environment.configure()\n"
+        "print(environment.cpu_threads())\n"
+        "print([environment.integer(v, 0) for v in environment.THREAD_VARIABLES])"
+    )
+    assert fresh(code, **given).stdout == f"{found[0]}\n{found}\n"
+
+
+@pytest.mark.parametrize("variable", [*environment.THREAD_VARIABLES, "LOCAL_WORLD_SIZE"])
+@pytest.mark.parametrize("value", ["1.0", "ALL", "-1", "0", "1e3", "0x2", "9" * 5000, "²"])
+def test_what_is_no_number_is_refused_by_name(monkeypatch, variable, value):
+    monkeypatch.setattr(os, "environ", {variable: value})
+    with pytest.raises(InputError, match=f"variable {variable} is '{value}', where a whole number"):
+        environment.configure()
+
+
+def test_more_threads_than_any_machine_has_are_refused(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    with pytest.raises(InputError, match="a whole number from 1 to 1024 is needed; unset it"):
+        environment.cpu_threads()
+
+
+def test_variables_that_are_empty_say_nothing(monkeypatch):
+    for variable in ("LOCAL_WORLD_SIZE", "PADDLE_LOCAL_SIZE", "LOCAL_RANK", "FLAGS_selected_gpus"):
+        monkeypatch.setenv(variable, "")
+    assert environment.default_threads() >= 1
+    assert environment.local_gpu() == 0
+
+
+def test_each_process_of_a_launcher_has_its_own_gpu(monkeypatch):
+    code = (
+        "import os; from kvevict import environment; environment.configure()\n"
+        "print(environment.local_gpu(), os.environ.get('FLAGS_selected_gpus'))"
+    )
+    assert fresh(code).stdout == "0 None\n"
+    assert fresh(code, LOCAL_RANK="3").stdout == "3 3\n", "Paddle reads the second under torchrun"
+    assert fresh(code, LOCAL_RANK="1", FLAGS_selected_gpus="5").stdout == "5 5\n"
+
+
+def test_a_home_that_cannot_be_written_is_replaced_by_one_that_goes(tmp_path):
+    code = (
+        "import os; from kvevict import environment; environment.provide_homes()\n"
+        "print(*(os.environ.get(v, '-') for v in environment._HOMES), sep='\\n')"
+    )
+    nothing = dict.fromkeys(environment._HOMES, "")
+    assert fresh(code, HOME=str(tmp_path), **nothing).stdout == "-\n" * 3
+    assert not [*tmp_path.iterdir()], "nothing is made where nothing is needed"
+    for home in ("/dev/null/x", "/dev/null", "relative"):
+        places = fresh(code, HOME=home, **nothing).stdout.split()
+        assert len(set(places)) == 3 and all(map(os.path.isabs, places))
+        assert not any(map(os.path.exists, places)), "they go with the process"
+    own = dict.fromkeys(environment._HOMES, "/dev/null/own")
+    assert fresh(code, HOME="/dev/null/x", **own).stdout == "/dev/null/own\n" * 3
 
 
 def test_the_launchers_own_thread_count_is_not_the_users():

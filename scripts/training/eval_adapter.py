@@ -26,6 +26,8 @@ from train_retrieval_adapter import END_OF_TURN, MIXTURE, SELF_TALK, encode, rea
 import benchmarks
 from benchmarks.infinitebench import TASKS
 from benchmarks.synthetic import make_example
+from kvevict import files
+from kvevict.command import Parser, command, user_path
 from kvevict.errors import InputError
 
 #: Question → what a right answer contains. Asked as plain text to go on from.
@@ -128,11 +130,9 @@ def table(scores: dict[str, dict[str, float]]) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True, help="Hugging Face directory")
-    parser.add_argument("--adapter", type=Path, help="PEFT directory; without it, the base model")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=user_path, required=True, help="Hugging Face directory")
+    parser.add_argument("--adapter", type=user_path, help="PEFT directory; by default none")
     parser.add_argument("--tasks", default=",".join(MIXTURE), help="task names joined by commas")
     parser.add_argument("--lengths", default="1024,2048,4096,8192", help="prompt tokens")
     parser.add_argument("--examples", type=int, default=100, help="examples of each cell")
@@ -140,7 +140,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--float32", action="store_true", help="no bfloat16 (slower)")
     parser.add_argument("--workers", type=int, default=14, help="processes that make the data")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--json", type=Path, help="file for scores and replies")
+    parser.add_argument("--json", type=user_path, help="file for scores and replies")
     args = parser.parse_args()
     check_directories(args.base, args.adapter)
     args.tasks = benchmarks.get().resolve(args.tasks)
@@ -154,7 +154,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@command()
 def main() -> None:
+    """The command."""
     args = parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load(args.base, args.adapter).to(device).merge_()
@@ -169,12 +171,8 @@ def main() -> None:
     print(f"{time.time() - started:.0f} s on {device}")
     if args.json:
         result = {"examples": args.examples, "seed": args.seed, "scores": scores, "asked": replies}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        files.write(args.json, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

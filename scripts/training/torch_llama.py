@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
+from kvevict import files
 from kvevict.errors import InputError
 
 PEFT_PREFIX = "base_model.model."
@@ -210,9 +211,9 @@ def load(base: Path, adapter: Path | None = None, rank: int = 1, overrides: dict
 
 def save_adapter(model: Llama, overrides: dict, out: Path) -> None:
     """Write ``adapter_model.safetensors`` (bfloat16) and ``adapter_config.json`` as PEFT does."""
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_directory(out)
     tensors = {n: p.detach().to("cpu", torch.bfloat16) for n, p in model.lora().items()}
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    files.write(out / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
     config = {
         "peft_type": "LORA",
@@ -226,7 +227,7 @@ def save_adapter(model: Llama, overrides: dict, out: Path) -> None:
         "inference_mode": True,
         OVERRIDES: overrides,
     }
-    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    files.write(out / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ from torch_llama import Llama, check_directories, generate, load, save_adapter
 
 from benchmarks.infinitebench import TASKS
 from benchmarks.synthetic import make_example
+from kvevict.command import Parser, command, user_path
 from kvevict.errors import InputError
 
 #: Task → (share of the examples, haystacks, the generator's own options).
@@ -213,12 +214,10 @@ def mean_by_task(losses: Tensor, mask: Tensor, names: list[str]) -> dict[str, fl
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True, help="Hugging Face directory")
-    parser.add_argument("--out", type=Path, required=True, help="where the adapter is written")
-    parser.add_argument("--init", type=Path, help="adapter to go on from")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=user_path, required=True, help="Hugging Face directory")
+    parser.add_argument("--out", type=user_path, required=True, help="where the adapter is written")
+    parser.add_argument("--init", type=user_path, help="adapter to go on from")
     parser.add_argument("--shares", default="", help="other shares of tasks: math_find=5,needle=1")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens-per-step", type=int, default=65536)
@@ -251,9 +250,11 @@ def parse_shares(text: str) -> dict[str, float]:
     return shares
 
 
+@command("the adapter of a minute ago is in --out, and --init goes on from one")
+def main() -> None:
+    """The command."""
+    train(parse_args())
+
+
 if __name__ == "__main__":
-    try:
-        train(parse_args())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

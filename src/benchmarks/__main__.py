@@ -10,6 +10,7 @@ from pathlib import Path
 
 import benchmarks
 from benchmarks import published
+from kvevict.command import command
 from kvevict.errors import InputError
 
 
@@ -35,9 +36,11 @@ def _unpack(name: str, archive: str, directory: str) -> None:
     published.unpack(Path(archive), tasks, Path(directory))
 
 
+@command()
+def main(name: str, *arguments: str) -> None:
+    """Run ``missing``, ``check`` or ``unpack``."""
+    {"missing": _missing, "check": _check, "unpack": _unpack}[name](*arguments)
+
+
 if __name__ == "__main__":
-    try:
-        {"missing": _missing, "check": _check, "unpack": _unpack}[sys.argv[1]](*sys.argv[2:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main(*sys.argv[1:]))

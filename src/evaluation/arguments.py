@@ -9,18 +9,21 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 import benchmarks
+from kvevict import files
 from kvevict.backends import DTYPES, FRAMEWORKS
+from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 LENGTH = 4096  # tokens, where a benchmark is made to a length
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
 
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
 SCALED = "; with --keep_ratio only the proportions of the three shares count"
@@ -38,11 +41,6 @@ COMMON_FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         unset = action.default is None or action.default is False
@@ -55,7 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         InputError: an unknown flag, or a value that it cannot have.
     """
-    p = _Parser(
+    p = Parser(
         description="Predict a benchmark with a language model whose KV cache is evicted.",
         formatter_class=_Help,
         allow_abbrev=False,
@@ -67,8 +65,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="tokens of prompt and answer, several separated by commas, for a benchmark that is "
         f"made to a length: {_made()} (default: {LENGTH})",
     )
-    p.add_argument("--data_dir", default="../data", help="where <task>.jsonl lie")
-    p.add_argument("--output_dir", default="../results", help="where run directories go")
+    data, results = from_here(ROOT / "data"), from_here(ROOT / "results")
+    p.add_argument("--data_dir", type=user_path, default=data, help="where <task>.jsonl lie")
+    p.add_argument("--output_dir", type=user_path, default=results, help="where run directories go")
     p.add_argument(
         "--model_path",
         default=DEFAULT_MODEL,
@@ -117,7 +116,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="shares of the cache to keep, separated by commas "
         f"(default: {Policy.default_keep_ratio}; laprox {LaProx.default_keep_ratio})",
     )
-    p.add_argument("--config", help="YAML of one method or a list of them; flags override it")
+    p.add_argument(
+        "--config", type=user_path, help="YAML of one or more methods; flags override it"
+    )
     for name, text in NACL_FLAGS.items():
         default = getattr(NACL, name)
         kind = int if isinstance(default, int) else float
@@ -166,7 +167,7 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     if nacl and "nacl" not in named:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
     common = _given(args, COMMON_FLAGS)
-    of_benchmark = {"min_eviction_seqlen": benchmark(args).min_eviction_seqlen}
+    of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
     if args.keep_ratio is not None:
         common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
         if named == {"full"}:
@@ -195,12 +196,12 @@ def runs(
     Args:
         length: that the benchmark's data are made to.
     """
-    path = Path(args.model_path).expanduser()
-    path = path.resolve() if path.exists() else path
+    model = files.expand(args.model_path)
+    model = model.resolve() if model.exists() else model
     for policy in chosen:
         settings = {
-            "model": path.name,
-            "model_path": str(path),
+            "model": model.name,
+            "model_path": str(model),
             "max_length": args.max_length,
             "truncation": not args.no_truncation,
             "compress": args.compress,
@@ -226,10 +227,10 @@ def runs(
         keep = "" if policy.name == "full" else f"-{policy.keep_ratio:g}"
         mode = "-context" if args.compress == "context" else ""
         of_policy = f"{policy.name}{keep}{mode}{made_to}"
-        yield f"{args.model_name or path.name}_{of_policy}_{digest}", settings
+        yield f"{args.model_name or model.name}_{of_policy}_{digest}", settings
 
 
-def read_config(path: str) -> list[dict[str, Any]]:
+def read_config(path: str | Path) -> list[dict[str, Any]]:
     """A YAML file of settings: ``method`` and its settings, or a list of such mappings.
 
     Raises:

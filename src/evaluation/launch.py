@@ -7,10 +7,23 @@ the model: all that is asked of it is who we are and where to meet.
 from __future__ import annotations
 
 import os
+import socket
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
-WAIT = timedelta(days=7)
+from kvevict.environment import integer
+from kvevict.errors import InputError
+from kvevict.waiting import waiting
+
+ANSWER = timedelta(minutes=5)  # within which a store that is there answers
+LOOK_SECONDS = 0.2  # between two looks at what is waited for
+MOST = 2**16 - 1  # processes, or the number of a port
+# What a launcher sets: rank, number of processes, and where the store is.
+PADDLE = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_MASTER")
+PYTORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Processes:
@@ -22,34 +35,50 @@ class Processes:
     Attributes:
         rank: this process's number.
         world: how many there are; 1 without a launcher.
+
+    Raises:
+        InputError: the environment names a rank or a number of processes as launchers do, but not
+            all that a launch needs.
     """
 
     def __init__(self) -> None:
-        self._paddle = "PADDLE_TRAINER_ID" in os.environ
-        rank, world = ("RANK", "WORLD_SIZE")
-        if self._paddle:
-            rank, world = ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM")
-        self.rank = int(os.environ.get(rank, 0))
-        self.world = int(os.environ.get(world, 1))
+        self._paddle = bool(os.environ.get("PADDLE_TRAINER_ID"))
+        names = PADDLE if self._paddle else PYTORCH
+        rank, world, *_ = names
+        self.rank = integer(rank, 0, most=MOST)
+        self.world = integer(world, 1, least=1, most=MOST)
         self._store: Any = None
+        if (self.rank, self.world) == (0, 1):
+            return
+        missing = [name for name in names if not os.environ.get(name)]
+        if missing or self.rank >= self.world:
+            problem = f"there is no {', '.join(missing)}" if missing else f"{rank} is {self.rank}"
+            of_launch = f"{world} is {self.world}" if os.environ.get(world) else f"{rank} is set"
+            raise InputError(
+                f"{of_launch}, as for one process of several, but {problem}: start with "
+                f"paddle.distributed.launch or torchrun, or for one process unset {rank} and "
+                f"{world}"
+            )
+        self._host, self._port = self._address()
 
     def begin(self) -> None:
         """Wait until rank 0 has come this far."""
         if self.world == 1:
             return
-        self._store = self._connect()
-        if self.rank == 0:
-            self._store.set(self._key("begin"), b"1")
-        else:
-            self._store.get(self._key("begin"))
+        with waiting(f"process 0 of {self.world} at {self._host}, port {self._port}"):
+            self._store = self._connect()
+            if self.rank == 0:
+                self._add("begin", 1)
+            else:
+                _until(lambda: self._add("begin", 0))
 
     def end(self) -> None:
         """Rank 0 waits until all have come this far; the others go on."""
         if self.rank > 0:
-            self._store.set(self._key(f"end{self.rank}"), b"1")
-            return
-        for rank in range(1, self.world):
-            self._store.get(self._key(f"end{rank}"))
+            self._add("end", 1)
+        elif self.world > 1:
+            with waiting(f"the other processes of {self.world} to predict their share"):
+                _until(lambda: self._add("end", 0) == self.world - 1)
 
     def share(self, examples: list[Any], neighbours: bool) -> list[Any]:
         """This process's part: every ``world``-th, or ``neighbours``, which stay together."""
@@ -58,20 +87,52 @@ class Processes:
             return examples[self.rank * count // self.world : (self.rank + 1) * count // self.world]
         return examples[self.rank :: self.world]
 
+    def _address(self) -> tuple[str, int]:
+        """Where the store is."""
+        if not self._paddle:
+            return os.environ["MASTER_ADDR"], integer("MASTER_PORT", 0, least=1, most=MOST)
+        host, _, port = os.environ["PADDLE_MASTER"].rpartition(":")
+        if not host or not port.isdecimal():
+            raise InputError(f"PADDLE_MASTER is {os.environ['PADDLE_MASTER']!r}, not host:port")
+        return host, int(port)
+
     def _connect(self) -> Any:
-        """A store in which ``get`` waits until the key is there."""
-        if self._paddle:
+        """The store, which rank 0 or torchrun itself serves."""
+        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        serves = self.rank == 0 and not of_torchrun
+        if not serves:
+            _until(self._answers)  # clients of the frameworks complain, or wait without end
+        if find_spec("paddle") and not of_torchrun:
             from paddle.base.core import TCPStore
 
-            host, _, port = os.environ["PADDLE_MASTER"].rpartition(":")
-            seconds = int(WAIT.total_seconds())
-            return TCPStore(host, int(port), self.rank == 0, self.world, seconds)
-        from torch.distributed import rendezvous
+            seconds, everybody = int(ANSWER.total_seconds()), 0  # 0: waits for nobody to join
+            return TCPStore(self._host, self._port, serves, everybody, seconds)
+        from torch.distributed import TCPStore
 
-        # Knows whether torchrun serves the store itself or leaves that to rank 0.
-        store, _, _ = next(rendezvous("env://", timeout=WAIT))
-        return store
+        return TCPStore(
+            self._host, self._port, is_master=serves, timeout=ANSWER, wait_for_workers=False
+        )
 
-    def _key(self, event: str) -> str:
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self._host, self._port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def _add(self, event: str, count: int) -> int:
+        """Count processes that have come to ``event``; how many there are by now."""
         # torchrun may start all processes anew, on the store of those that failed.
-        return f"kvevict/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{event}"
+        key = f"kvevict/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{event}"
+        try:
+            return self._store.add(key, count)
+        except (RuntimeError, ValueError):  # PyTorch's and Paddle's for a broken connection
+            raise InputError(
+                f"process {self.rank} of {self.world} has lost the others: nothing answers at "
+                f"{self._host}, port {self._port}"
+            ) from None
+
+
+def _until(seen: Callable[[], Any]) -> None:
+    while not seen():
+        time.sleep(LOOK_SECONDS)

@@ -38,6 +38,7 @@ class Predictor:
             FloatingPointError: the model's numbers are not finite.
         """
         tokens = self.prompting.tokens(task, example)
+        reused = self._compressed[0] == (tokens.compressed, policies)
         began = time.perf_counter()
         if self.prompting.compress == "context":
             sessions = self._after(tokens.compressed, policies)
@@ -53,6 +54,8 @@ class Predictor:
             "full_cache_bytes": self._full_bytes(sessions[0], len(tokens.compressed)),
             "prefill_seconds": shared,
         }
+        if reused:  # nothing but the question was read in this time
+            common["context_reused"] = True
         results = []
         while sessions:  # one by one, each is freed before the next grows
             count = len(sessions) if self.together else 1

@@ -8,17 +8,22 @@ be killed at any moment and continued by any number of processes.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from kvevict import files
 from kvevict.backends import versions
 from kvevict.errors import InputError
 
 KINDS = ("stats", "preds")  # an example is done once its second line is written
 OTHERWISE = "give another --model_name or --output_dir"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Run:
@@ -37,34 +42,47 @@ class Run:
         self._lock: TextIO | None = None
         self._files: dict[Path, TextIO] = {}
 
-    def open(self, data: dict[str, str]) -> None:
+    def check(self, data: dict[str, str], model: dict[str, str]) -> None:
+        """Refuse what :meth:`open` would refuse, as far as that can be told without writing.
+
+        For the time before a model is loaded; arguments and errors as there.
+        """
+        place = self.path
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"cannot write to {self.path}: {place} is not a directory")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write to {self.path}: {place} is not to be written to")
+        if (self.path / ".lock").exists():
+            _locked(self.path / ".lock").close()
+        self._compare(data, model)
+
+    def open(self, data: dict[str, str], model: dict[str, str]) -> None:
         """Create or continue the directory, and merge what it holds; one process only.
 
         Args:
             data: SHA-256 of each task's data file.
+            model: size and digest of each of the model's files.
 
         Raises:
-            InputError: it cannot be written, is in use, or holds a run with other settings or on
-                other data.
+            InputError: it cannot be written, is in use, or holds a run with other settings, on
+                other data or of another model.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / ".lock")
-            if (self.path / "run.json").exists():
-                self._continue()
-            elif any(self.path.glob("preds_*")):
-                raise InputError(f"{self.path} holds predictions without a run.json; {OTHERWISE}")
-            self._check_data(data)
-            self._note_versions()
-            self.save()
-            for task in data:
-                self.merge(task)
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from None
+        self._compare(data, model)
+        self._note_versions()
+        self.save()
+        for task in data:
+            self.merge(task)
 
     def save(self) -> None:
         """Write run.json at once or not at all."""
-        _replace(self.path / "run.json", json.dumps(self.record, indent=2) + "\n")
+        files.write(self.path / "run.json", json.dumps(self.record, indent=2) + "\n")
 
     def done(self, task: str) -> set[int]:
         """Examples predicted, after a merge."""
@@ -84,7 +102,10 @@ class Run:
                 self._files[path].write(json.dumps(row) + "\n")
                 self._files[path].flush()
             except OSError as error:
-                raise InputError(f"cannot write to {path}: {error.strerror}") from None
+                raise InputError(
+                    f"cannot write to {path}: {error.strerror}; what was predicted is kept, and "
+                    "the same command goes on from there"
+                ) from None
 
     def merge(self, task: str) -> None:
         """Bring what all processes wrote into one file, in order; the others being idle."""
@@ -97,7 +118,7 @@ class Run:
             done = set(rows) if done is None else done
             text = "".join(json.dumps(rows[i]) + "\n" for i in sorted(rows) if i in done)
             if text and (not main.exists() or main.read_text(encoding="utf-8") != text):
-                _replace(main, text)
+                files.write(main, text)
             elif not text and main.exists():
                 main.unlink()
             for path in parts:
@@ -117,13 +138,33 @@ class Run:
             file.close()
         self._files = {}
 
+    def _compare(self, data: dict[str, str], model: dict[str, str]) -> None:
+        """Take up the record of the run that is there, if it is this one."""
+        if (self.path / "run.json").exists():
+            self._continue()
+        elif any(self.path.glob("preds_*")):
+            raise InputError(f"{self.path} holds predictions without a run.json; {OTHERWISE}")
+        for task, sha256 in data.items():
+            of_task = self.record["tasks"].setdefault(task, {})
+            if of_task.setdefault("data_sha256", sha256) != sha256:
+                raise InputError(f"{self.path} was begun on other data of {task}; {OTHERWISE}")
+        before = self.record.setdefault("model_files", model)
+        changed = sorted(name for name in {*before, *model} if before.get(name) != model.get(name))
+        if changed:
+            raise InputError(
+                f"{self.path} was begun with another model ({', '.join(changed)}); {OTHERWISE}"
+            )
+
     def _continue(self) -> None:
         file = self.path / "run.json"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            old, _ = dict(record["settings"]), dict(record["tasks"])
-        except (ValueError, KeyError, TypeError):
+            old, files_before = dict(record["settings"]), dict(record.get("model_files", {}))
+            record["tasks"] = {task: dict(row) for task, row in record["tasks"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{file} is not the record of a run") from None
+        if not files_before and any(self.path.glob("preds_*")):
+            _note_once(f"{file} does not say of which weights the predictions so far are")
         for key in {"dtype", "device"}.difference(old):  # once beside the settings, if at all
             said = record.get(key)
             if key == "device" and said is not None:
@@ -144,12 +185,6 @@ class Run:
             self.record.setdefault("earlier_versions", []).append(before)
             self.record["versions"] = now
 
-    def _check_data(self, data: dict[str, str]) -> None:
-        for task, sha256 in data.items():
-            of_task = self.record["tasks"].setdefault(task, {})
-            if of_task.setdefault("data_sha256", sha256) != sha256:
-                raise InputError(f"{self.path} was begun on other data of {task}; {OTHERWISE}")
-
     def _file(self, kind: str, task: str, rank: int | None = None) -> Path:
         suffix = "" if rank is None else f".rank{rank}"
         return self.path / f"{kind}_{task}{suffix}.jsonl"
@@ -163,7 +198,20 @@ def _locked(path: Path) -> TextIO:
     except BlockingIOError:
         file.close()
         raise InputError(f"{path.parent} is in use by another process") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise
+        _note_once(
+            f"the file system of {path.parent} has no locks: nothing keeps a second command from "
+            "writing there at the same time"
+        )
     return file
+
+
+@cache
+def _note_once(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -184,9 +232,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}, is not a result of this program") from None
         rows.append(row)
     return rows
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -18,12 +18,15 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     """Totals of tokens, means of seconds and bytes.
 
     ``ms_per_token`` is of decoding alone; None for a batch, whose time is of no setting alone.
+    ``prefill_seconds`` is of the ``prefills`` that read a whole prompt: not of questions whose
+    context another one had read.
     """
     if not stats:  # lost with the machine, unlike predictions that were already on disk
         return {}
     steps = sum(s["decode_steps"] for s in stats)
     of_batch = any(s.get("decoded_together", 1) > 1 for s in stats)
     decoding = 1e3 * sum(s["decode_seconds"] for s in stats) / max(1, steps)
+    read = [s for s in stats if not s.get("context_reused")]
     cut = [s["prompt_tokens"] for s in stats if s["prompt_tokens"] < s.get("uncut_tokens", 0)]
     return {
         "examples": len(stats),
@@ -31,7 +34,8 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
         "cut_prompts": len(cut),
         "cut_to_tokens": max(cut, default=None),
         "new_tokens": sum(s["new_tokens"] for s in stats),
-        "prefill_seconds": round(mean(s["prefill_seconds"] for s in stats), 4),
+        "prefills": len(read),
+        "prefill_seconds": round(mean(s["prefill_seconds"] for s in read or stats), 4),
         "prefill_shared_by": max(s["policies"] for s in stats),
         "ms_per_token": None if of_batch else round(decoding, 3),
         "cache_bytes": round(mean(s["cache_bytes"] for s in stats)),
@@ -41,7 +45,7 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
     """The runs of each task below one another, by means over their examples."""
-    lines, shared, whole, cut = [], False, [], []
+    lines, shared, reused, whole, cut = [], False, False, [], []
     for task in wanted:
         lines += [task.title, HEAD]
         above = None
@@ -52,6 +56,7 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
             kept = row["cache_bytes"] / row["full_cache_bytes"]
             seconds, mark = row["prefill_seconds"], "*" if row["prefill_shared_by"] > 1 else " "
             shared |= mark == "*"
+            reused |= row.get("prefills", row["examples"]) < row["examples"]
             prefill = '"' if mark == "*" and seconds == above else f"{seconds:.2f}{mark}"
             above = seconds
             decoding = "–" if row["ms_per_token"] is None else f"{row['ms_per_token']:.1f}"
@@ -69,6 +74,8 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
                 cut.append(f"{some} to {row['cut_to_tokens']} tokens")
     if shared:
         lines.append("* one prefill served several settings")
+    if reused:
+        lines.append("note: prefill s is of the first question on each context; others reuse it")
     if whole:
         lines.append(f"note: prompts of {max(whole)} or fewer tokens are not evicted from; lower "
                      "--min_eviction_seqlen to change that")  # fmt: skip

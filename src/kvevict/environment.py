@@ -1,4 +1,7 @@
-"""Threads, quiet imports and measurements of the process.
+"""What the environment says, quiet imports, and measurements of the process.
+
+Every variable that the project reads as a number is read here: it may be unset or empty, and is
+refused by name where it is no such number.
 
 Frameworks read their thread counts once, while they are imported: :mod:`kvevict.backends` calls
 :func:`configure` before it imports one.
@@ -12,36 +15,89 @@ import os
 import re
 import resource
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from .errors import InputError
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
+MOST_THREADS = 1024  # more are a slip, and keep libraries from starting
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds, and of how many
 _LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
+# The first of these numbers counts: OpenMP takes one for each level, Paddle one for each card.
+_LISTS = (*THREAD_VARIABLES, "FLAGS_selected_gpus")
+# What says where a library keeps files, and where it does below the home directory otherwise.
+_HOMES = {
+    "PPNLP_HOME": ".paddlenlp/packages",  # made, with two more, when PaddleNLP is imported
+    "MPLCONFIGDIR": ".config/matplotlib",
+    "TRITON_CACHE_DIR": ".triton/cache",
+}
+
+
+def integer(name: str, default: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """A whole number from the environment; ``default`` where the variable is unset or empty.
+
+    Raises:
+        InputError: it is something else, or not from ``least`` to ``most``.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    number = text.partition(",")[0] if name in _LISTS else text
+    if not re.fullmatch(r"[+-]?[0-9]{1,10}", number) or not least <= int(number) <= most:
+        raise InputError(
+            f"the environment variable {name} is {os.environ[name]!r}, where a whole number from "
+            f"{least} to {most} is needed; unset it, or correct it"
+        )
+    return int(number)
 
 
 def configure(threads: int | None = None) -> None:
     """Set up the environment for Paddle or PyTorch, before it is imported.
 
-    `threads` is the number of CPU threads of this process; without it, what the user has set in
-    the environment counts, else the usable cores, shared among the local processes of
-    `paddle.distributed.launch` or `torchrun`. Without effect on threads once Paddle is imported.
+    Args:
+        threads: CPU threads of this process; without it, what the user has set in the environment
+            counts, else the usable cores, shared among the local processes of
+            ``paddle.distributed.launch`` or ``torchrun``. Without effect once Paddle is imported.
+
+    Raises:
+        InputError: a variable that is to hold a number of threads or of processes holds none.
     """
     _drop_launcher_threads()
-    if threads is not None:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    given = (os.environ[v] for v in THREAD_VARIABLES if v in os.environ)
-    chosen = next(given, str(default_threads())).partition(",")[0]  # OpenMP: one for each level
+    given = {name: integer(name, 0, least=1, most=MOST_THREADS) for name in THREAD_VARIABLES}
+    chosen = threads or next(filter(None, given.values()), 0) or default_threads()
     for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, chosen)
+        if threads or not given[variable]:
+            os.environ[variable] = str(chosen)
+    if os.environ.get("LOCAL_RANK"):  # of torchrun, in the word that Paddle reads
+        os.environ.setdefault("FLAGS_selected_gpus", str(local_gpu()))
     # OpenMP's idle threads would spin for 200 ms on cores that NumPy's part of the work wants.
     os.environ.setdefault("KMP_BLOCKTIME", "1")
     if _is_amd():
         # The MKL inside Paddle's wheel takes its slow generic path on AMD unless told otherwise.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    provide_homes()
     _keep_freed_memory()
+
+
+def provide_homes() -> None:
+    """Let libraries that keep files in the home directory work where there is none to write to.
+
+    What they keep there is for their own convenience; they get a directory that goes with the
+    process.
+    """
+    for variable, below in _HOMES.items():
+        if os.environ.get(variable):
+            continue
+        os.environ.pop(variable, None)
+        place = Path(os.path.expanduser(f"~/{below}"))
+        only_read = variable == "PPNLP_HOME" and place.is_dir()
+        if not only_read and not _can_be_written(place):
+            os.environ[variable] = os.path.join(_scratch().name, variable)
 
 
 def _keep_freed_memory() -> None:
@@ -58,9 +114,11 @@ def _keep_freed_memory() -> None:
 
 
 def cpu_threads() -> int:
-    """CPU threads that `configure` or the user gave the framework, else `default_threads`."""
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(given) if given.isdigit() and int(given) else default_threads()
+    """CPU threads that `configure` or the user gave the process, else `default_threads`.
+
+    Attention on a CPU takes this many.
+    """
+    return integer(THREAD_VARIABLES[0], 0, least=1, most=MOST_THREADS) or default_threads()
 
 
 def default_threads() -> int:
@@ -71,7 +129,13 @@ def default_threads() -> int:
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no quota
         quota, period = map(int, CPU_QUOTA.read_text().split())
         cores = min(cores, quota // period)
-    return max(1, cores // _local_processes())
+    local = (integer(variable, 1, least=1) for variable in _LOCAL_PROCESSES)
+    return max(1, cores // max(local))
+
+
+def local_gpu() -> int:
+    """The GPU of this process: that of Paddle's launcher, or of its number under torchrun; or 0."""
+    return integer("FLAGS_selected_gpus", integer("LOCAL_RANK", 0))
 
 
 @contextlib.contextmanager
@@ -103,22 +167,30 @@ class _Muted:
         self.stream, self.silent = stream, True
 
     def write(self, text: str) -> int:
-        return len(text) if self.silent else self.stream.write(text)
+        return len(text) if self.silent or self.stream is None else self.stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
-def _local_processes() -> int:
-    return max(1, *(int(os.environ.get(variable, "1")) for variable in _LOCAL_PROCESSES))
-
-
 def _drop_launcher_threads() -> None:
     # The launchers export OMP_NUM_THREADS=1 when it is unset; the processes that they start
     # inherit that as if the user had asked for one thread.
-    launched = any(variable in os.environ for variable in _LOCAL_PROCESSES)
+    launched = any(map(os.environ.get, _LOCAL_PROCESSES))
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         del os.environ["OMP_NUM_THREADS"]
+
+
+def _can_be_written(place: Path) -> bool:
+    """Whether a directory, or what is there of it, is this process's to write to."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place.is_absolute() and place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="kvevict-")
 
 
 def _is_amd() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kvevict import files
 from kvevict.errors import InputError
 from reporting.load import Result, answer_spans
 
@@ -57,7 +58,7 @@ class Kept:
 
     def save(self, path: Path) -> None:
         """Write :meth:`to_json`."""
-        path.write_text(json.dumps(self.to_json()) + "\n", "utf-8")
+        files.write(path, json.dumps(self.to_json()) + "\n")
 
 
 def load(path: Path) -> Kept:

@@ -19,6 +19,7 @@ import benchmarks
 from benchmarks import Example, Task
 from benchmarks.examples import parse_json_line, read_file
 from benchmarks.grading import grade
+from kvevict import files
 from kvevict.errors import InputError
 
 GZIP = b"\x1f\x8b"
@@ -96,7 +97,7 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
 def write_scores(path: Path, results: list[Result]) -> None:
     """Keep what a report is made of: one line of JSON a run and task, compressed."""
     lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
-    path.write_bytes(gzip.compress(lines.encode(), mtime=0))
+    files.write(path, gzip.compress(lines.encode(), mtime=0))
 
 
 def read_scores(path: Path) -> list[Result]:
@@ -161,6 +162,7 @@ def _result(
             print(f"note: {file} has no statistics, and is left out", file=sys.stderr)
             return None
         steps = sum(row["decode_steps"] for row in rows)
+        read = [row for row in rows if not row.get("context_reused")]  # that read the whole prompt
         of_example = depths.of(task, data)
         return Result(
             settings,
@@ -172,7 +174,7 @@ def _result(
             depths=[of_example.get(i) for i in done] if of_example else None,
             cache_bytes=mean(row["cache_bytes"] for row in rows),
             full_cache_bytes=mean(row["full_cache_bytes"] for row in rows),
-            prefill_seconds=mean(row["prefill_seconds"] for row in rows),
+            prefill_seconds=mean(row["prefill_seconds"] for row in read or rows),
             prefill_shared_by=max(row["policies"] for row in rows),
             ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, steps),
         )

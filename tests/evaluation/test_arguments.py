@@ -309,3 +309,29 @@ def test_help_shows_the_defaults_and_imports_no_framework():
     assert "shares of the cache to keep, separated by commas (default: 0.2; laprox 0.05)" in text
     assert "are left whole (default: the benchmark's)" in text
     assert "(default: None)" not in text
+
+
+def test_defaults_are_the_checkouts_wherever_the_command_is_started(monkeypatch, tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    for place in (root, root / "src", tmp_path):
+        monkeypatch.chdir(place)
+        args = arguments.parse([])
+        assert args.data_dir.resolve() == root / "data"
+        assert args.output_dir.resolve() == root / "results"
+    monkeypatch.chdir(root / "src")
+    assert str(arguments.parse([]).output_dir) == "../results"
+
+
+def test_paths_are_written_alike_in_all_flags(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for flag in ("data_dir", "output_dir", "config"):
+        assert getattr(arguments.parse([f"--{flag}=~/a b/"]), flag) == tmp_path / "a b"
+        with pytest.raises(InputError, match=f"argument --{flag}: a path is empty"):
+            arguments.parse([f"--{flag}="])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for name in ("~/model", "~/model/", str(tmp_path / "link"), "model"):
+        monkeypatch.chdir(tmp_path)
+        args = arguments.parse([f"--model_path={name}"])
+        ((run, settings),) = arguments.runs(args, arguments.policies(args))
+        assert run.startswith("model_full_") and settings["model_path"] == str(tmp_path / "model")

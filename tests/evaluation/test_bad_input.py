@@ -121,12 +121,12 @@ def test_a_missing_dataset_comes_with_the_next_step(evaluate, tmp_path):
     own = [f"--data_dir={tmp_path}", "--task=kv_retrieval"]
     file = tmp_path / "kv_retrieval.jsonl"
     assert evaluate(*own, status=2) == (
-        f"eval_llama3.py: there is no {file}; scripts/download_dataset.sh fetches ∞Bench, "
+        f"error: there is no {file}; scripts/download_dataset.sh fetches ∞Bench, "
         "data/construct_synthetic_dataset.py builds synthetic examples\n"
     )
     file.with_name("kv_retrieval.jsonl.part").touch()
     assert evaluate(*own, status=2) == (
-        f"eval_llama3.py: there is no {file}; its download is unfinished: run "
+        f"error: there is no {file}; its download is unfinished: run "
         "scripts/download_dataset.sh again\n"
     )
     for script in ("scripts/download_dataset.sh", "data/construct_synthetic_dataset.py"):
@@ -137,11 +137,11 @@ def test_a_missing_dataset_comes_with_the_next_step(evaluate, tmp_path):
 def test_a_device_that_cannot_be_had_is_said_to_be_so(evaluate):
     error = evaluate("--task=passkey", "--device=gpu", status=2)
     assert error == (
-        "eval_llama3.py: Paddle cannot use device 'gpu': this is its CPU build; setup.sh takes the "
+        "error: Paddle cannot use device 'gpu': this is its CPU build; setup.sh takes the "
         "GPU build where nvidia-smi works\n"
     )
     error = evaluate("--task=passkey", "--device=cuda", status=2)
-    assert error == "eval_llama3.py: there is no device 'cuda': devices are cpu, gpu, gpu:<n>\n"
+    assert error == "error: there is no device 'cuda': devices are cpu, gpu, gpu:<n>\n"
 
 
 def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, predictions, tmp_path):
@@ -158,3 +158,29 @@ def test_a_run_is_not_continued_with_other_settings_or_data(evaluate, prediction
         error = evaluate(*own, change, status=2)
         assert message in error and "give another --model_name or --output_dir" in error
     assert predictions() == before
+
+
+def test_a_run_is_not_continued_with_other_weights_of_the_same_name(
+    evaluate, predictions, tmp_path
+):
+    own = [f"--model_path={tmp_path / 'mine'}", "--task=passkey", "--stop_idx=2"]
+    tiny.write_llama(tmp_path / "mine")
+    evaluate(*own)
+    before = predictions()
+    shutil.rmtree(tmp_path / "mine")
+    tiny.write_llama(tmp_path / "mine", poison=0.5)
+    error = evaluate(*own[:2], status=2)
+    assert "was begun with another model (model.safetensors); give another --model_name" in error
+    assert predictions() == before
+    shutil.rmtree(tmp_path / "mine")
+    tiny.write_llama(tmp_path / "mine")
+    evaluate(*own[:2])
+    assert [text.count(b"\n") for text in predictions().values()] == [8]
+
+
+def test_a_model_that_cannot_be_built_leaves_no_run_in_the_way(evaluate, tmp_path):
+    bad = tiny.write_llama(tmp_path / "bad", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    own = ["--task=passkey", "--model_name=mine", "--stop_idx=1"]
+    assert "'yarn'" in evaluate(*own, f"--model_path={bad}", status=2)
+    assert not (tmp_path / "out").exists()
+    evaluate(*own)

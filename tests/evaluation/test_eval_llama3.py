@@ -206,6 +206,12 @@ def test_questions_on_one_context_share_its_compressed_cache(
     assert json.loads((run / "run.json").read_text())["settings"]["compress"] == "context"
     answers = [row["prediction"] for row in rows(run / "preds_passkey.jsonl")]
     assert len(set(answers)) > 3, "questions make a difference"
+    stats = rows(run / "stats_passkey.jsonl")
+    assert [row.get("context_reused", False) for row in stats] == [False, True] * 3
+    of_task = json.loads((run / "run.json").read_text())["tasks"]["passkey"]
+    assert (of_task["examples"], of_task["prefills"]) == (6, 3)
+    seconds = [row["prefill_seconds"] for row in stats[::2]]
+    assert of_task["prefill_seconds"] == pytest.approx(sum(seconds) / 3, abs=1e-4)
     for ids, row in zip([i for i in prefilled for _ in "12"], rows(run / "stats_passkey.jsonl")):
         kept = len(ids) // 5 * tiny.KV_HEADS * tiny.LAYERS
         assert row["cache_entries"] == kept and row["cache_bytes"] == kept * tiny.ENTRY_BYTES

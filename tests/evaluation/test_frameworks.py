@@ -145,7 +145,7 @@ def test_each_dtype_is_a_run_of_its_own(small, tmp_path):
 
 def test_paddle_on_a_cpu_refuses_what_it_cannot_compute_in(small, tmp_path):
     error = finish(start("paddle", *small, "--device=cpu", "--dtype=bfloat16"), status=2)
-    assert error == "eval_llama3.py: Paddle computes in float32 on a CPU, not in bfloat16\n"
+    assert error == "error: Paddle computes in float32 on a CPU, not in bfloat16\n"
     assert not (tmp_path / "out").exists()
 
 
@@ -153,6 +153,6 @@ def test_paddle_on_a_cpu_refuses_what_it_cannot_compute_in(small, tmp_path):
 def test_an_unusable_device_leaves_nothing_behind(framework, small, tmp_path):
     error = finish(start(framework, *small, "--device=gpu:99"), status=2)
     name = {"paddle": "Paddle", "pytorch": "PyTorch"}[framework]
-    assert error.startswith(f"eval_llama3.py: {name} cannot use device 'gpu:99': ")
+    assert error.startswith(f"error: {name} cannot use device 'gpu:99': ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,16 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.runs import Run
+from evaluation.runs import NO_LOCKS, Run
 from kvevict.errors import InputError
 
 SETTINGS = {"model": "m", "ratios": (0.1, 0.2)}
 DATA = {"passkey": "0" * 64}
+MODEL = {"config.json": "285:0", "model.safetensors": "380736:1"}
 
 
-def opened(path: Path, settings=SETTINGS, data=DATA) -> Run:
+def opened(path: Path, settings=SETTINGS, data=DATA, model=MODEL) -> Run:
     run = Run(path, settings)
-    run.open(data)
+    run.check(data, model)
+    run.open(data, model)
     return run
 
 
@@ -124,6 +128,64 @@ def test_a_run_is_continued_only_with_its_own_settings_and_data(tmp_path):
     with pytest.raises(InputError, match="begun on other data of passkey; give another"):
         opened(tmp_path, data={"passkey": "1" * 64})
     opened(tmp_path)
+
+
+def test_a_run_is_continued_with_its_own_model_alone(tmp_path):
+    predict(opened(tmp_path), 0)
+    other = {**MODEL, "model.safetensors": "380736:2"}
+    message = r"was begun with another model \(model\.safetensors\); give another --model_name"
+    with pytest.raises(InputError, match=message):
+        opened(tmp_path, model=other)
+    with pytest.raises(InputError, match=r"\(adapter_model\.safetensors, config\.json\)"):
+        opened(tmp_path, model={"model.safetensors": "380736:1", "adapter_model.safetensors": ""})
+    assert opened(tmp_path).done("passkey") == {0}
+
+
+def test_a_record_from_before_models_were_known_is_continued_with_a_note(tmp_path, capsys):
+    predict(opened(tmp_path), 0)
+    file = tmp_path / "run.json"
+    record = json.loads(file.read_text())
+    del record["model_files"]
+    file.write_text(json.dumps(record))
+    opened(tmp_path)
+    assert capsys.readouterr().err == (
+        f"note: {file} does not say of which weights the predictions so far are\n"
+    )
+    assert json.loads(file.read_text())["model_files"] == MODEL
+    opened(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_checking_writes_nothing(tmp_path):
+    run = Run(tmp_path / "new" / "run", SETTINGS)
+    run.check(DATA, MODEL)
+    assert not [*tmp_path.iterdir()]
+    predict(opened(tmp_path / "old"), 0)
+    before = {path: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    for changes in ({"settings": {"model": "n"}}, {"data": {"passkey": "1"}}, {"model": {}}):
+        given = {"settings": SETTINGS, "data": DATA, "model": MODEL, **changes}
+        with pytest.raises(InputError, match="give another --model_name"):
+            Run(tmp_path / "old", given["settings"]).check(given["data"], given["model"])
+    assert {path: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"cannot write to .*: {tmp_path / 'file'} is not a dir"):
+        Run(tmp_path / "file" / "run", SETTINGS).check(DATA, MODEL)
+
+
+@pytest.mark.parametrize("number", NO_LOCKS)
+def test_a_file_system_without_locks_is_written_to_with_a_note(
+    tmp_path, monkeypatch, capsys, number
+):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for example in (0, 1):
+        predict(opened(tmp_path), example)
+    assert opened(tmp_path).done("passkey") == {0, 1}
+    note = capsys.readouterr().err
+    assert note.startswith(f"note: the file system of {tmp_path} has no locks: ")
+    assert note.count("\n") == 1, "said once"
 
 
 def test_a_directory_in_use_is_refused_until_it_is_let_go(tmp_path):

@@ -43,7 +43,7 @@ def write_run(
     run = Run(path, {"model": model, "compress": compress, "policy": describe(policy), **mode})
     file = data / f"{task}.jsonl" if data else None
     content = file.read_bytes() if file else f"{task}{tokens}".encode()
-    run.open({task: hashlib.sha256(content).hexdigest()})
+    run.open({task: hashlib.sha256(content).hexdigest()}, model={})
     labels = [f"{10_000 + i}" for i in range(len(correct))]
     if file:
         reference = infinitebench.TASKS[task].reference

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from kvevict.errors import InputError
+from kvevict.files import expand
 from kvevict.models.builtin import BUILTINS, builtin_dir
 from kvevict.models.checkpoint import PICKLED, Checkpoint, pickle_error, read_directory
 from kvevict.models.gguf import read_gguf
@@ -37,7 +37,7 @@ def read_checkpoint(model_path: str) -> Checkpoint:
 def _read(model_path: str) -> Checkpoint:
     if model_path in BUILTINS:
         return read_directory(builtin_dir(model_path))
-    path = Path(model_path).expanduser()
+    path = expand(model_path)
     if path.is_dir():
         return read_directory(path)
     if path.is_file():

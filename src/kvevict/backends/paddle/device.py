@@ -9,15 +9,15 @@ from kvevict.errors import InputError
 
 def use_device(device: str | None) -> str:
     """Find and make current what `device` names, in Paddle's words: "cpu", "gpu" or "gpu:1"."""
-    if device is not None:
-        try:
+    try:
+        if device is not None:
             paddle.set_device(device)
-        except Exception as error:  # Paddle raises several kinds, over many lines
-            why = f"it finds {paddle.device.cuda.device_count()} GPUs"
-            if not paddle.is_compiled_with_cuda():
-                why = "this is its CPU build; setup.sh takes the GPU build where nvidia-smi works"
-            raise InputError(f"Paddle cannot use device {device!r}: {why}") from error
-    return paddle.get_device()
+        return paddle.get_device()
+    except Exception as error:  # Paddle raises several kinds, over many lines
+        why = f"it finds {paddle.device.cuda.device_count()} GPUs"
+        if not paddle.is_compiled_with_cuda():
+            why = "this is its CPU build; setup.sh takes the GPU build where nvidia-smi works"
+        raise InputError(f"Paddle cannot use device {device or 'gpu'!r}: {why}") from error
 
 
 def device_name(device: str) -> str:

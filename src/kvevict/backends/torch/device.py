@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
+from kvevict.environment import local_gpu
 from kvevict.errors import InputError
 
 
 def use_device(device: str | None) -> torch.device:
     """Find and make current what `device` names: "cpu", "gpu" or "gpu:1".
 
-    "gpu", and the default where there is one, is the GPU of this process under torchrun.
+    "gpu", and the default where there is one, is the GPU that a launcher gave this process.
     """
     if device is None:
         device = "gpu" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
-    number = int(device.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    _, named, number = device.partition(":")
+    number = int(number) if named else local_gpu()
     if number >= torch.cuda.device_count():
         raise InputError(
             f"PyTorch cannot use device {device!r}: it finds {torch.cuda.device_count()} GPUs"
