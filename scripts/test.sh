@@ -45,15 +45,18 @@ if [ $# -gt 0 ]; then
     exit
 fi
 
+# What needs PyTorch, or runs in either framework.
+with_torch=(tests/kernels tests/attention/test_flash.py tests/backends
+    tests/engine/test_cuda_graph.py tests/models/test_lora.py
+    tests/models/test_rope.py tests/models/test_tokenizer.py tests/reporting/test_kept.py
+    tests/test_adapter.py tests/test_environment.py)
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
-status=0
-run .venv pytest --junitxml="$reports/paddle.xml" || status=$?
+found=("$reports/paddle.xml") status=0
+run .venv pytest --junitxml="${found[0]}" || status=$?
 if [ -x .venv-torch/bin/python ]; then
-    # What needs PyTorch, or compares with it.
-    run .venv-torch pytest --junitxml="$reports/pytorch.xml" \
-        tests/kernels tests/engine/test_cuda_graph.py tests/attention/test_flash.py \
-        tests/backends || status=$?
+    found+=("$reports/pytorch.xml")
+    run .venv-torch pytest --junitxml="${found[1]}" "${with_torch[@]}" || status=$?
 fi
-.venv/bin/python tests/summary.py $all "$reports"/*.xml || status=$?
+.venv/bin/python tests/summary.py $all "${found[@]}" || status=$?
 exit $status
