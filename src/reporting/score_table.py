@@ -64,7 +64,7 @@ def _title(title: str, of_runs: Iterable[Grades | None]) -> str:
 def _labels(settings: list[dict[str, Any]]) -> list[str]:
     """Each run's method, and what tells it from other runs of the same method and ratio."""
     policies = [one["policy"] for one in settings]
-    labels = label_variants(policies)
+    labels = [a + b for a, b in zip(label_variants(policies), map(_made_to, settings))]
     alike = defaultdict(list)
     for index, (label, policy) in enumerate(zip(labels, policies)):
         alike[label, policy["keep_ratio"]].append(index)
@@ -82,6 +82,14 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
                 for index, words in said.items():
                     labels[index] += f", {words}" if words else ""
     return labels
+
+
+def _made_to(settings: dict[str, Any]) -> str:
+    """Of data made to a length, that length, and whether the question was known to the eviction."""
+    if "length" not in settings:
+        return ""
+    seen = "unseen" if settings.get("compress") == "context" else "seen"
+    return f", {settings['length']} tokens, question {seen}"
 
 
 def kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
