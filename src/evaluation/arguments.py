@@ -19,12 +19,14 @@ from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
+from kvevict.methods.registry import ALIASES
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 LENGTH = 4096  # tokens, where a benchmark is made to a length
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
+BUDGETS = {"keep_ratio": float, "budget": int}  # the two ways to give one
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
 SCALED = "; with --keep_ratio only the proportions of the three shares count"
 NACL_FLAGS = {
@@ -117,6 +119,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         f"(default: {Policy.default_keep_ratio}; laprox {LaProx.default_keep_ratio})",
     )
     p.add_argument(
+        "--budget",
+        help="entries of each kv head to keep, on average, in place of a share, separated by "
+        "commas; shorter prompts stay whole, and --min_eviction_seqlen is 0 unless given",
+    )
+    p.add_argument(
         "--config", type=user_path, help="YAML of one or more methods; flags override it"
     )
     for name, text in NACL_FLAGS.items():
@@ -155,7 +162,7 @@ def chosen_benchmarks(args: argparse.Namespace) -> list[benchmarks.Benchmark]:
 
 
 def policies(args: argparse.Namespace) -> list[Policy]:
-    """One policy for each method, keep ratio and seed; the full cache where no method is named.
+    """One policy for each method, budget and seed; the full cache where no method is named.
 
     Raises:
         InputError: an unknown method, a malformed file, a setting out of range or of no effect, or
@@ -168,20 +175,26 @@ def policies(args: argparse.Namespace) -> list[Policy]:
         raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
     common = _given(args, COMMON_FLAGS)
     of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
-    if args.keep_ratio is not None:
-        common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
-        if named == {"full"}:
-            raise InputError("--keep_ratio needs a --method that evicts")
+    for flag, kind in BUDGETS.items():
+        text = getattr(args, flag)
+        if text is not None:
+            common[flag] = [_number(flag, kind, one) for one in text.split(",")]
+            if named == {"full"}:
+                raise InputError(f"--{flag} needs a --method that evicts")
     chosen = []
     for entry in entries:
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            own = nacl if entry["method"] == "nacl" else {}
-            entry = {**of_benchmark, **entry, **common, **own}
+            flags = {**common, **(nacl if entry["method"] == "nacl" else {})}
+            entry = {**_without(entry, flags), **flags}
+            if "budget" not in entry:  # which has a default of its own
+                entry = {**of_benchmark, **entry}
         chosen += _built(entry)
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
-    if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:
+    if args.config is None and not BUDGETS.keys() & common and len(set(ratios.values())) > 1:
         own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
-        raise InputError(f"methods differ in their default ratio ({own}); give --keep_ratio")
+        raise InputError(
+            f"methods differ in their default ratio ({own}); give --keep_ratio or --budget"
+        )
     return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
 
@@ -224,7 +237,8 @@ def runs(
             yield args.model_name + made_to, settings
             return
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-        keep = "" if policy.name == "full" else f"-{policy.keep_ratio:g}"
+        keep = f"b{policy.budget}" if policy.budget else f"{policy.keep_ratio:g}"
+        keep = "" if policy.name == "full" else f"-{keep}"
         mode = "-context" if args.compress == "context" else ""
         of_policy = f"{policy.name}{keep}{mode}{made_to}"
         yield f"{args.model_name or model.name}_{of_policy}_{digest}", settings
@@ -277,12 +291,18 @@ def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _built(entry: dict[str, Any]) -> list[Policy]:
-    """A policy for each of an entry's keep ratios and seeds, which may be lists."""
-    lists = {key: entry[key] for key in ("keep_ratio", "seed") if isinstance(entry.get(key), list)}
+    """A policy for each of an entry's budgets and seeds, which may be lists."""
+    lists = {key: entry[key] for key in (*BUDGETS, "seed") if isinstance(entry.get(key), list)}
     for key, values in lists.items():
         if not values:
             raise InputError(f"setting {key!r} of {entry['method']} is an empty list")
     return [build(**{**entry, **dict(zip(lists, v))}) for v in product(*lists.values())]
+
+
+def _without(entry: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """What of an entry flags leave: not the settings they give, and not another kind of budget."""
+    given = {*flags, *(BUDGETS if BUDGETS.keys() & flags else ())}
+    return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in given}
 
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
@@ -299,8 +319,11 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _number(text: str) -> float:
+def _number(flag: str, kind: type, text: str) -> float:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise InputError(f"--keep_ratio takes numbers separated by commas, not {text!r}") from None
+        whole = "whole " if kind is int else ""
+        raise InputError(
+            f"--{flag} takes {whole}numbers separated by commas, not {text!r}"
+        ) from None
