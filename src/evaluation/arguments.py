@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from kvevict import files
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
-from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
+from kvevict.methods import METHODS, NACL, VARIANTS, Full, LaProx, Policy, build, describe
 from kvevict.methods.registry import ALIASES
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
@@ -35,6 +36,7 @@ NACL_FLAGS = {
     "random_token_keep_ratio": "share of the cache drawn at random" + SCALED,
     "token_protect_ratio": "share of sinks and recent tokens, always kept" + SCALED,
     "sink_tokens": "first tokens kept, at most half of the protected share",
+    "proxy_tokens": "how many of the last tokens score, in place of a share: a number, or question",
 }
 COMMON_FLAGS = {
     "min_eviction_seqlen": "prompts of this many tokens or fewer are left whole",
@@ -128,8 +130,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     for name, text in NACL_FLAGS.items():
         default = getattr(NACL, name)
-        kind = int if isinstance(default, int) else float
-        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text} (default: {default})")
+        kind = _tokens if default is None else int if isinstance(default, int) else float
+        shown = "" if default is None else f" (default: {default})"
+        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text}{shown}")
     for name, text in COMMON_FLAGS.items():
         default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Full(), name)
         shown = "" if default is None else f" (default: {default})"
@@ -171,8 +174,11 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     entries = _entries(args)
     named = {entry["method"] for entry in entries}
     nacl = _given(args, NACL_FLAGS)
-    if nacl and "nacl" not in named:
-        raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
+    for flag in nacl:
+        if not any(flag in _settings(method) for method in named):
+            raise InputError(f"--{flag} is a setting of nacl, which is not asked for")
+    if {"proxy_tokens", "proxy_tokens_ratio"} <= nacl.keys():
+        raise InputError("--proxy_tokens and --proxy_tokens_ratio both say which rows score")
     common = _given(args, COMMON_FLAGS)
     of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
     for flag, kind in BUDGETS.items():
@@ -184,11 +190,18 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     chosen = []
     for entry in entries:
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            flags = {**common, **(nacl if entry["method"] == "nacl" else {})}
+            own = {flag: nacl[flag] for flag in nacl.keys() & _settings(entry["method"])}
+            flags = {**common, **own}
             entry = {**_without(entry, flags), **flags}
             if "budget" not in entry:  # which has a default of its own
                 entry = {**of_benchmark, **entry}
         chosen += _built(entry)
+    for policy in chosen:
+        if args.compress == "context" and getattr(policy.scorer, "proxy_tokens", 0) == "question":
+            raise InputError(
+                f"{policy.name} scores by the question's tokens, which --compress context does not "
+                "know yet"
+            )
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
     if args.config is None and not BUDGETS.keys() & common and len(set(ratios.values())) > 1:
         own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
@@ -305,6 +318,12 @@ def _without(entry: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in given}
 
 
+def _settings(method: str) -> set[str]:
+    """The names of a method's settings; none of a method that there is not."""
+    known = {**METHODS, **VARIANTS}
+    return {each.name for each in fields(known[method])} if method in known else set()
+
+
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
@@ -317,6 +336,10 @@ def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text.strip()) or not int(text):
         raise InputError(f"--length takes whole numbers separated by commas, not {text!r}")
     return int(text)
+
+
+def _tokens(text: str) -> int | str:
+    return text if text == "question" else int(text)
 
 
 def _number(flag: str, kind: type, text: str) -> float:
