@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from kvevict import files
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
-from kvevict.methods import METHODS, NACL, Full, LaProx, Policy, build, describe
+from kvevict.methods import METHODS, NACL, VARIANTS, Full, LaProx, Policy, build, describe
+from kvevict.methods.registry import ALIASES
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 LENGTH = 4096  # tokens, where a benchmark is made to a length
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
+BUDGETS = {"keep_ratio": float, "budget": int}  # the two ways to give one
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
 SCALED = "; with --keep_ratio only the proportions of the three shares count"
 NACL_FLAGS = {
@@ -33,6 +36,7 @@ NACL_FLAGS = {
     "random_token_keep_ratio": "share of the cache drawn at random" + SCALED,
     "token_protect_ratio": "share of sinks and recent tokens, always kept" + SCALED,
     "sink_tokens": "first tokens kept, at most half of the protected share",
+    "proxy_tokens": "how many of the last tokens score, in place of a share: a number, or question",
 }
 COMMON_FLAGS = {
     "min_eviction_seqlen": "prompts of this many tokens or fewer are left whole",
@@ -117,12 +121,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         f"(default: {Policy.default_keep_ratio}; laprox {LaProx.default_keep_ratio})",
     )
     p.add_argument(
+        "--budget",
+        help="entries of each kv head to keep, on average, in place of a share, separated by "
+        "commas; shorter prompts stay whole, and --min_eviction_seqlen is 0 unless given",
+    )
+    p.add_argument(
         "--config", type=user_path, help="YAML of one or more methods; flags override it"
     )
     for name, text in NACL_FLAGS.items():
         default = getattr(NACL, name)
-        kind = int if isinstance(default, int) else float
-        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text} (default: {default})")
+        kind = _tokens if default is None else int if isinstance(default, int) else float
+        shown = "" if default is None else f" (default: {default})"
+        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text}{shown}")
     for name, text in COMMON_FLAGS.items():
         default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Full(), name)
         shown = "" if default is None else f" (default: {default})"
@@ -155,7 +165,7 @@ def chosen_benchmarks(args: argparse.Namespace) -> list[benchmarks.Benchmark]:
 
 
 def policies(args: argparse.Namespace) -> list[Policy]:
-    """One policy for each method, keep ratio and seed; the full cache where no method is named.
+    """One policy for each method, budget and seed; the full cache where no method is named.
 
     Raises:
         InputError: an unknown method, a malformed file, a setting out of range or of no effect, or
@@ -164,24 +174,40 @@ def policies(args: argparse.Namespace) -> list[Policy]:
     entries = _entries(args)
     named = {entry["method"] for entry in entries}
     nacl = _given(args, NACL_FLAGS)
-    if nacl and "nacl" not in named:
-        raise InputError(f"--{next(iter(nacl))} is a setting of nacl, which is not asked for")
+    for flag in nacl:
+        if not any(flag in _settings(method) for method in named):
+            raise InputError(f"--{flag} is a setting of nacl, which is not asked for")
+    if {"proxy_tokens", "proxy_tokens_ratio"} <= nacl.keys():
+        raise InputError("--proxy_tokens and --proxy_tokens_ratio both say which rows score")
     common = _given(args, COMMON_FLAGS)
     of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
-    if args.keep_ratio is not None:
-        common["keep_ratio"] = [_number(text) for text in args.keep_ratio.split(",")]
-        if named == {"full"}:
-            raise InputError("--keep_ratio needs a --method that evicts")
+    for flag, kind in BUDGETS.items():
+        text = getattr(args, flag)
+        if text is not None:
+            common[flag] = [_number(flag, kind, one) for one in text.split(",")]
+            if named == {"full"}:
+                raise InputError(f"--{flag} needs a --method that evicts")
     chosen = []
     for entry in entries:
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            own = nacl if entry["method"] == "nacl" else {}
-            entry = {**of_benchmark, **entry, **common, **own}
+            own = {flag: nacl[flag] for flag in nacl.keys() & _settings(entry["method"])}
+            flags = {**common, **own}
+            entry = {**_without(entry, flags), **flags}
+            if "budget" not in entry:  # which has a default of its own
+                entry = {**of_benchmark, **entry}
         chosen += _built(entry)
+    for policy in chosen:
+        if args.compress == "context" and getattr(policy.scorer, "proxy_tokens", 0) == "question":
+            raise InputError(
+                f"{policy.name} scores by the question's tokens, which --compress context does not "
+                "know yet"
+            )
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
-    if args.config is None and args.keep_ratio is None and len(set(ratios.values())) > 1:
+    if args.config is None and not BUDGETS.keys() & common and len(set(ratios.values())) > 1:
         own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
-        raise InputError(f"methods differ in their default ratio ({own}); give --keep_ratio")
+        raise InputError(
+            f"methods differ in their default ratio ({own}); give --keep_ratio or --budget"
+        )
     return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
 
@@ -224,7 +250,8 @@ def runs(
             yield args.model_name + made_to, settings
             return
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
-        keep = "" if policy.name == "full" else f"-{policy.keep_ratio:g}"
+        keep = f"b{policy.budget}" if policy.budget else f"{policy.keep_ratio:g}"
+        keep = "" if policy.name == "full" else f"-{keep}"
         mode = "-context" if args.compress == "context" else ""
         of_policy = f"{policy.name}{keep}{mode}{made_to}"
         yield f"{args.model_name or model.name}_{of_policy}_{digest}", settings
@@ -277,12 +304,24 @@ def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _built(entry: dict[str, Any]) -> list[Policy]:
-    """A policy for each of an entry's keep ratios and seeds, which may be lists."""
-    lists = {key: entry[key] for key in ("keep_ratio", "seed") if isinstance(entry.get(key), list)}
+    """A policy for each of an entry's budgets and seeds, which may be lists."""
+    lists = {key: entry[key] for key in (*BUDGETS, "seed") if isinstance(entry.get(key), list)}
     for key, values in lists.items():
         if not values:
             raise InputError(f"setting {key!r} of {entry['method']} is an empty list")
     return [build(**{**entry, **dict(zip(lists, v))}) for v in product(*lists.values())]
+
+
+def _without(entry: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """What of an entry flags leave: not the settings they give, and not another kind of budget."""
+    given = {*flags, *(BUDGETS if BUDGETS.keys() & flags else ())}
+    return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in given}
+
+
+def _settings(method: str) -> set[str]:
+    """The names of a method's settings; none of a method that there is not."""
+    known = {**METHODS, **VARIANTS}
+    return {each.name for each in fields(known[method])} if method in known else set()
 
 
 def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
@@ -299,8 +338,15 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _number(text: str) -> float:
+def _tokens(text: str) -> int | str:
+    return text if text == "question" else int(text)
+
+
+def _number(flag: str, kind: type, text: str) -> float:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise InputError(f"--keep_ratio takes numbers separated by commas, not {text!r}") from None
+        whole = "whole " if kind is int else ""
+        raise InputError(
+            f"--{flag} takes {whole}numbers separated by commas, not {text!r}"
+        ) from None

@@ -67,7 +67,8 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
                 f"  {run.path.name}"
             )
             policy = run.settings["policy"]
-            if policy["keep_ratio"] < 1 and kept > 1.1 * policy["keep_ratio"]:
+            ratio = policy["keep_ratio"] or 1.0  # none beside a budget in entries
+            if ratio < 1 and kept > 1.1 * ratio:
                 whole.append(policy["min_eviction_seqlen"])
             if row.get("cut_prompts"):
                 some = f"{row['cut_prompts']} of {row['examples']} of {task.title}"

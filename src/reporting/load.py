@@ -126,7 +126,7 @@ def _read_run(record: Path, output_dir: Path, depths: _Depths) -> Iterator[Resul
         # Where a model lay says nothing about it, and means nothing on another machine.
         settings = {key: value for key, value in settings.items() if key != "model_path"}
         settings["model"], settings["compress"], settings["policy"]["name"]
-        float(settings["policy"]["keep_ratio"])
+        float(settings["policy"].get("budget") or settings["policy"]["keep_ratio"])
         data = {name: task["data_sha256"] for name, task in run["tasks"].items()}
     except OSError as error:
         raise InputError(f"cannot read {record}: {error.strerror}") from None

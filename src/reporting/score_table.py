@@ -67,7 +67,7 @@ def _labels(settings: list[dict[str, Any]]) -> list[str]:
     labels = [a + b for a, b in zip(label_variants(policies), map(_made_to, settings))]
     alike = defaultdict(list)
     for index, (label, policy) in enumerate(zip(labels, policies)):
-        alike[label, policy["keep_ratio"]].append(index)
+        alike[label, policy["keep_ratio"], policy.get("budget")].append(index)
     for members in alike.values():
         for say in (
             lambda one: one.get("model", ""),

@@ -22,6 +22,7 @@ FULL_DASH = (0, (5, 2))
 METHOD_STYLE = {
     FULL: (INK, "_"),
     "nacl": ("#D55E00", "o"),
+    "nacl-paper": ("#8C3B00", "8"),
     "laprox": ("#0072B2", "s"),
     "snapkv": ("#009E73", "^"),
     "h2o": ("#E69F00", "D"),
@@ -36,10 +37,11 @@ METHOD_STYLE = {
     "random": ("#9AA0A6", "."),
 }
 # Of methods that are not listed here, by turns.
-SPARE_STYLES = (("#56606E", "*"), ("#A05195", "H"), ("#2F4B7C", "8"), ("#7A8F00", "4"))
+SPARE_STYLES = (("#56606E", "*"), ("#A05195", "H"), ("#2F4B7C", "1"), ("#7A8F00", "4"))
 NAMES = {
     FULL: "full cache",
     "nacl": "NACL",
+    "nacl-paper": "NACL (paper)",
     "laprox": "LaProx",
     "snapkv": "SnapKV",
     "h2o": "H2O",
@@ -96,9 +98,8 @@ def display(method: str) -> str:
     ``laprox-adakv_allocator`` becomes ``LaProx, Ada-KV's allocator``.
     """
     name, opening, rest = method.partition(" (")
-    first, *parts = name.split("-")
-    shown = [_name(first)]
-    for part in parts:
+    shown = [_name(base(name))]
+    for part in name[len(base(name)) :].split("-")[1:]:
         other, _, role = part.rpartition("_")
         shown.append(f"{_name(other)}'s {role}" if role in PARTS else part.replace("_", " "))
     return ", ".join(shown) + opening + rest

@@ -18,7 +18,7 @@ SMALL = {"window_size": 5, "kernel_size": 3, "recent": 3, "n_sink": 2, "history_
 WITHOUT_RATIO = ("full",)
 
 
-def policies(keep_ratio: float, **common) -> list:
+def policies(size: dict, **common) -> list:
     """Every method and some compositions, with spans that suit short prompts."""
     common["min_eviction_seqlen"] = 0
     result = []
@@ -26,9 +26,9 @@ def policies(keep_ratio: float, **common) -> list:
         accepted = {field.name for field in fields(METHODS[method])}
         own = {name: value for name, value in SMALL.items() if name in accepted}
         if method not in WITHOUT_RATIO:
-            own["keep_ratio"] = keep_ratio
+            own.update(size)
         result.append(build(method, **own, **common))
-    common["keep_ratio"] = keep_ratio
+    common.update(size)
     result += [
         build("nacl", scorer="laprox", **common),
         build("nacl", allocator={"adakv": {"alpha": 0.5}}, **common),
@@ -42,18 +42,22 @@ def policies(keep_ratio: float, **common) -> list:
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(1, 300),
-    percent=st.integers(1, 100),
+    size=st.integers(1, 100),
+    in_entries=st.booleans(),
     layers=st.integers(1, 3),
     kv_heads=st.integers(1, 4),
     group=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_exact_budget_order_protection_and_bytes(n, percent, layers, kv_heads, group, seed) -> None:
+def test_exact_budget_order_protection_and_bytes(
+    n, size, in_entries, layers, kv_heads, group, seed
+) -> None:
     prompt = Prompt(seed, n, layers, kv_heads, group, d=4, hidden=4)
-    chosen = policies(percent / 100)
+    chosen = policies({"budget": size} if in_entries else {"keep_ratio": size / 100})
+    kept_of_each = min(n, size) if in_entries else max(1, n * size // 100)
     sessions = prefill(prompt, [1] * n, chosen, record=True)
     for policy, session in zip(chosen, sessions):
-        budget = n if policy.name == "full" else max(1, n * percent // 100)
+        budget = n if policy.name == "full" else kept_of_each
         assert policy.entries(n) == budget
         positions = kept(session, prompt)  # checks range, order and what lies at each position
         counts = [len(head) for layer in positions for head in layer]
@@ -119,7 +123,7 @@ def test_scores_that_are_not_finite_name_layer_and_method(method: str, bad: floa
 
 def test_one_prefill_serves_several_policies_as_runs_of_their_own_would() -> None:
     prompt = Prompt(5, 150, more=6)
-    together = policies(0.2, decode_slack=2)
+    together = policies({"keep_ratio": 0.2}, decode_slack=2)
     sessions = prefill(prompt, [1] * prompt.n, together, example=4)
     for policy, session in zip(together, sessions):
         alone = prefill(prompt, [1] * prompt.n, [policy], example=4)[0]

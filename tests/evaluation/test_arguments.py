@@ -80,6 +80,29 @@ def test_methods_and_ratios_are_crossed_and_the_full_cache_comes_once():
     assert policies("--method full,nacl,laprox,nacl --keep_ratio 0.1,0.2") == wanted
 
 
+def test_budgets_in_entries(tmp_path):
+    found = policies("--method full,h2o,laprox --budget 64,128")
+    assert found == [Full(), *(one(budget=b) for one in (H2O, LaProx) for b in (64, 128))]
+    assert {policy.min_eviction_seqlen for policy in found[1:]} == {0}
+    (named,) = policies("--method nacl --budget 64 --min_eviction_seqlen 9")
+    assert (named.budget, named.keep_ratio, named.min_eviction_seqlen) == (64, None, 9)
+    # One way to give a budget takes the place of the other.
+    assert policies("--config configs/laprox.yaml --budget 64") == [LaProx(budget=64)]
+    config = several(tmp_path, "{method: laprox, budget: [64, 128]}")
+    assert policies(config) == [LaProx(budget=64), LaProx(budget=128)]
+    assert policies(f"{config} --keep_ratio 0.1") == [LaProx(0.1)]
+    directories = names("--model_path m --method full,nacl --budget 64,128")
+    assert [name.rpartition("_")[0] for name in directories] == [
+        "m_full",
+        "m_nacl-b64",
+        "m_nacl-b128",
+    ]
+    records = [describe(policy) for policy in found]
+    assert [record.get("budget") for record in records] == [None, 64, 128, 64, 128]
+    assert [record["keep_ratio"] for record in records] == [1.0] + [None] * 4
+    assert "budget" not in records[0]
+
+
 def test_runs_are_named_readably_and_apart():
     found = names("--model_path org/m --method full,nacl,h2o --keep_ratio 0.05,0.5")
     readable = [name.rpartition("_")[0] for name in found]
@@ -127,6 +150,11 @@ def test_data_range_and_place_do_not_change_the_run():
         ("--method h2o --keep_ratio=", "numbers separated by commas, not ''"),
         ("--method h2o --keep_ratio 20%", "numbers separated by commas, not '20%'"),
         ("--keep_ratio 0.2", "--keep_ratio needs a --method that evicts"),
+        ("--budget 64", "--budget needs a --method that evicts"),
+        ("--method h2o --budget 64,x", "--budget takes whole numbers separated by commas, not 'x'"),
+        ("--method h2o --budget 64.5", "--budget takes whole numbers separated by commas"),
+        ("--method h2o --budget 0", "budget must be at least 1, not 0"),
+        ("--method h2o --budget 64 --keep_ratio 0.2", "as keep_ratio or in entries as budget, not"),
         ("--enable_nacl_evict --proxy_tokens_ratio 2", "proxy_tokens_ratio must lie between"),
         ("--enable_nacl_evict --proxy_token_keep_ratio 0.95", "must add up to between 0 and 1"),
         ("--enable_nacl_evict --sink_tokens -1", "sink_tokens must not be negative"),
@@ -170,6 +198,10 @@ def test_bad_flags_are_named(flags, message):
             "keep_ratio must be a number between 0 and 1, not 'x'",
         ),
         (b"method: nacl\nkeep_ratio: []", "setting 'keep_ratio' of nacl is an empty list"),
+        (b"method: nacl\nbudget: []", "setting 'budget' of nacl is an empty list"),
+        (b"method: nacl\nbudget: [0.2]", "budget must be a whole number, not 0.2"),
+        (b"method: h2o\nkeep_ratio: 0.2\nbudget: 3", "as keep_ratio or in entries as budget"),
+        (b"method: full\nbudget: 3", "method 'full' has no setting 'budget'"),
         (b"method: nacl\nseed: [0, 0.5]", "seed must be a whole number"),
         (b"method: h2o\nrecent_share: [0.5]", "recent_share must be a number"),
         (b"[]", ': no "method" is named'),
@@ -221,7 +253,8 @@ def test_methods_of_unlike_defaults_are_not_compared_unawares():
     with pytest.raises(InputError) as error:
         policies("--method full,nacl,laprox,h2o")
     assert str(error.value) == (
-        "methods differ in their default ratio (nacl 0.2, laprox 0.05, h2o 0.2); give --keep_ratio"
+        "methods differ in their default ratio (nacl 0.2, laprox 0.05, h2o 0.2); give --keep_ratio "
+        "or --budget"
     )
     with pytest.raises(InputError, match=r"\(nacl 0.28, h2o 0.2\)"):
         policies("--method nacl,h2o --random_token_keep_ratio 0.15")

@@ -10,6 +10,7 @@ import tiny
 
 import eval_llama3
 from evaluation import predict
+from reporting import load
 
 
 @pytest.fixture
@@ -69,6 +70,17 @@ def test_pieces_add_up_to_the_whole(evaluate, predictions, tmp_path):
     assert predictions() == whole
     (file,) = (tmp_path / "out").glob("*/preds_passkey.jsonl")
     assert [row["id"] for row in rows(file)] == list(range(8))
+
+
+def test_a_budget_in_entries_is_kept_and_reported(evaluate, tmp_path, capsys):
+    evaluate("--method=full,nacl,laprox", "--budget=48", "--task=passkey", "--stop_idx=2")
+    for run in (tmp_path / "out").glob("*-b48_*"):
+        for row in rows(run / "stats_passkey.jsonl"):
+            assert row["cache_entries"] == 48 * tiny.KV_HEADS * tiny.LAYERS
+        policy = json.loads((run / "run.json").read_text())["settings"]["policy"]
+        assert (policy["budget"], policy["keep_ratio"]) == (48, None)
+    results = load.read_runs(tmp_path / "out")
+    assert sorted(map(load.keep_of, results)) == [1.0, 48, 48]
 
 
 def test_the_record_and_the_statistics_are_right(evaluate, tmp_path, capsys):

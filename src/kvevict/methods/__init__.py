@@ -11,6 +11,7 @@ from .h2o import H2O
 from .keynorm import KeyNorm
 from .laprox import LaProx
 from .nacl import NACL
+from .nacl_paper import NACLPaper
 from .policy import PARTS, Composition, Policy
 from .pyramidkv import PyramidKV
 from .random import Random
@@ -37,6 +38,7 @@ __all__ = [
     "KeyNorm",
     "LaProx",
     "LayerView",
+    "NACLPaper",
     "Policy",
     "PromptShape",
     "PyramidKV",

@@ -72,7 +72,9 @@ class NACLVariant(NACL):
 
     @property
     def scorer(self) -> Scorer:
-        return ProxyVariant(self.proxy_tokens_ratio, self.heads, self.causal, self.kernel_size)
+        return ProxyVariant(
+            self.proxy_tokens_ratio, self.proxy_tokens, self.heads, self.causal, self.kernel_size
+        )
 
     @property
     def selector(self) -> Selector:

@@ -32,13 +32,17 @@ Made = TypeVar("Made", bound=Settings)
 
 
 def _found(contract: type[Made]) -> list[type[Made]]:
-    """The classes of this package that fulfil a contract."""
+    """The classes of this package that fulfil a contract; what is not decorated is a base."""
     for module in iter_modules(import_module(__package__).__path__):
         import_module(f"{__package__}.{module.name}")
     heirs = [contract]
     for heir in heirs:
         heirs += heir.__subclasses__()
-    return [heir for heir in dict.fromkeys(heirs[1:]) if heir.__module__.startswith(__package__)]
+    return [
+        heir
+        for heir in dict.fromkeys(heirs[1:])
+        if heir.__module__.startswith(__package__) and "__dataclass_fields__" in vars(heir)
+    ]
 
 
 def _rank(name: str) -> tuple[int, str]:
