@@ -16,37 +16,33 @@ from pathlib import Path
 from benchmarks.ruler import BENCHMARKS
 from benchmarks.ruler.data import EXAMPLES, make
 from benchmarks.ruler.samples import SEED
-from kvevict.errors import InputError
+from kvevict.command import Parser, command, user_path
 from kvevict.models import DEFAULT_MODEL, load_tokenizer
 
 DATA = Path(__file__).resolve().parents[3] / "data" / "ruler"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+@command()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
     args = _arguments(argv)
-    try:
-        tasks = BENCHMARKS[0].resolve(args.task)
-        tokenizer = load_tokenizer(args.model_path)
-        for length in args.length:
-            folder = args.out_dir / str(length)
-            make(folder, tasks, length, tokenizer, args.num_examples, args.seed)
-            print(folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    tasks = BENCHMARKS[0].resolve(args.task)
+    tokenizer = load_tokenizer(args.model_path)
+    for length in args.length:
+        folder = args.out_dir / str(length)
+        make(folder, tasks, length, tokenizer, args.num_examples, args.seed)
+        print(folder)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make RULER's data.")
+    parser = Parser(description="Make RULER's data.")
     add = parser.add_argument
     add("--length", type=_lengths, default=[4096], help="tokens, several joined by commas")
     add("--task", default="all", help="all, niah, qa, or names joined by commas")
     add("--num_examples", type=_positive, help=f"of each task, at first {EXAMPLES}")
     add("--seed", type=int, help=f"at first {SEED}")
     add("--model_path", default=DEFAULT_MODEL, help="whose tokenizer counts the tokens")
-    add("--out_dir", type=Path, default=DATA)
+    add("--out_dir", type=user_path, default=DATA)
     return parser.parse_args(argv)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.benchmark import Task
 from benchmarks.ruler.samples import SEED, stream
 from kvevict.errors import InputError
+from kvevict.files import make_directory, replacing, write
 from kvevict.models.tokenizer import Tokenizer
 
 EXAMPLES = 500  # a task, as in the paper
@@ -55,14 +55,12 @@ def make(
     if not missing:
         return
     record = {"examples": EXAMPLES, "seed": SEED, **record, **asked}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / RECORD, [json.dumps(record, indent=2) + "\n"])
-        for task in missing:
-            print(f"making {folder / task.file}", file=sys.stderr)
-            _write(folder / task.file, _lines(task, tokenizer, record))
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+    make_directory(folder)
+    write(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    for task in missing:
+        print(f"making {folder / task.file}", file=sys.stderr)
+        with replacing(folder / task.file) as new, open(new, "w", encoding="utf-8") as file:
+            file.writelines(_lines(task, tokenizer, record))
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -93,13 +91,3 @@ def _record(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError):
         raise InputError(f"{file} is not the record of RULER's files") from None
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from kvevict.command import Parser, command
 from kvevict.errors import InputError
 from kvevict.models.builtin import (
     BUILTINS,
@@ -21,8 +22,10 @@ from kvevict.models.builtin import (
 from kvevict.models.disk_cache import cache_dir, disk_bytes, remove
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
+@command("what has come is kept for the next time")
+def main() -> None:
+    """Runs the command."""
+    parser = Parser(
         prog="python -m kvevict.models",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,24 +35,16 @@ def main() -> int:
     fetch.add_argument("name", nargs="?", default=INSTRUCT)
     commands.add_parser("remove").add_argument("name")
     arguments = parser.parse_args()
-    try:
-        if arguments.command is None:
-            print(_table())
-        elif arguments.name not in BUILTINS:
-            raise InputError(
-                f"there is no built-in model {arguments.name!r}: known are {', '.join(BUILTINS)}"
-            )
-        elif arguments.command == "fetch":
-            print(builtin_dir(arguments.name))
-        else:
-            _remove(arguments.name)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what has come is kept for the next time", file=sys.stderr)
-        return 130
-    return 0
+    if arguments.command is None:
+        print(_table())
+    elif arguments.name not in BUILTINS:
+        raise InputError(
+            f"there is no built-in model {arguments.name!r}: known are {', '.join(BUILTINS)}"
+        )
+    elif arguments.command == "fetch":
+        print(builtin_dir(arguments.name))
+    else:
+        _remove(arguments.name)
 
 
 def _table() -> str:
