@@ -94,6 +94,7 @@ def test_a_models_own_tokenizer_counts(tmp_path):
     sizes = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"]
     sizes += ["max_position_embeddings", "num_attention_heads"]
     config = {"architectures": ["LlamaForCausalLM"], **dict.fromkeys(sizes, 8)}
+    config["num_attention_heads"] = 4
     (model / "config.json").write_text(json.dumps(config))
     numpy.save_file({}, model / "model.safetensors")
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))

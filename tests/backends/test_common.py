@@ -103,7 +103,7 @@ def test_a_layer_by_itself_has_its_tables() -> None:
 
 @pytest.mark.parametrize("what", [object(), Policy, "smollm2-135m-instruct"])
 def test_what_is_no_model_of_either_library(what) -> None:
-    with pytest.raises(InputError, match=r"models .* that are LlamaForCausalLM, "):
+    with pytest.raises(InputError, match=r"takes a model .* one of LlamaForCausalLM, "):
         evict(what, build("nacl"))
 
 

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 
 from kvevict import InputError, backends, build, decode, evict, prefill
@@ -14,6 +13,7 @@ from kvevict.models import read_checkpoint
 from tests.interpreters import interpreter
 from tests.tiny_families import CONFIGS, IDS, PADDLE, SIZES, write_family, write_tokenizer
 
+paddle = pytest.importorskip("paddle", reason="Paddle has an environment of its own")
 METHODS = ("nacl", "laprox", "snapkv")
 THEIRS = """
 import sys, numpy, torch, transformers

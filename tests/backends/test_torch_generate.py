@@ -8,7 +8,6 @@ import weakref
 import pytest
 
 from kvevict import METHODS, Full, InputError, StreamingLLM, build, evict
-from kvevict.backends.torch.decoder import TorchDecoder
 from kvevict.engine import decode, prefill
 from tests.backends.torch_model import (
     GREEDY,
@@ -20,6 +19,8 @@ from tests.backends.torch_model import (
     torch,
     transformers,
 )
+
+TorchDecoder = pytest.importorskip("kvevict.backends.torch.decoder").TorchDecoder
 
 
 @pytest.fixture(scope="module")

@@ -170,8 +170,8 @@ def unknown_class(cls: type) -> InputError:
     """The error for a model of a class that :func:`by_class` does not know."""
     known = listed(family.architecture for family in FAMILIES)
     return InputError(
-        f"eviction takes models of PaddleNLP and transformers that are {known}, not "
-        f"{cls.__module__}.{cls.__qualname__}"
+        f"evict takes a model of PaddleNLP or transformers that is one of {known}, neither "
+        f"wrapped nor compiled, not {cls.__module__}.{cls.__qualname__}"
     )
 
 
