@@ -47,7 +47,8 @@ fi
 
 # What needs PyTorch, or runs in either framework.
 with_torch=(tests/kernels tests/attention/test_flash.py tests/backends
-    tests/engine/test_cuda_graph.py tests/models/test_gguf.py tests/models/test_lora.py
+    tests/engine/test_cuda_graph.py tests/models/test_builtin_fetch.py
+    tests/models/test_gguf.py tests/models/test_lora.py
     tests/models/test_rope.py tests/models/test_tokenizer.py tests/reporting/test_kept.py
     tests/test_adapter.py tests/test_environment.py)
 reports=$(mktemp -d)
