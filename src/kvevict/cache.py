@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
 from .ops import take
-from .tensors import Tensor, namespace
+from .tensors import Tensor, integers, namespace
 
 TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
 
@@ -31,6 +31,7 @@ class LayerCache:
             when recorded, and until decoding evicts.
         columns: for policies that evict while decoding, attention statistics of all entries,
             ``[entries, 1 or group]`` each: a head's prefix, its tail, then the next head.
+        moves: how often entries have come to lie elsewhere.
     """
 
     keys: Tensor
@@ -41,7 +42,8 @@ class LayerCache:
     tail: int = 0
     positions: Tensor = None
     columns: list[Tensor] = field(default_factory=list)
-    _starts: tuple[tuple[int, ...], Tensor] | None = None
+    moves: int = 0
+    _table: tuple[int, Tensor] | None = None
 
     @classmethod
     def compact(cls, k: Tensor, v: Tensor, record: bool = False) -> LayerCache:
@@ -50,7 +52,8 @@ class LayerCache:
         ``record`` fills in ``positions``.
         """
         heads, n, head_dim = k.shape
-        layer = cls(k.reshape(-1, head_dim), v.reshape(-1, head_dim), [n] * heads)
+        rows = (x.reshape(-1, head_dim).contiguous() for x in (k, v))
+        layer = cls(*rows, [n] * heads)
         if record:
             every = namespace(k).arange(n, device=k.device)
             layer.positions = every.expand(heads, n).reshape(-1)
@@ -64,6 +67,7 @@ class LayerCache:
         if lengths == self.lengths:
             return
         self.lengths = lengths
+        self.moves += 1
         self.keys, self.values = take(self.keys, self.values, rows, before)
         if self.columns or self.positions is not None:
             rows = rows - before
@@ -84,6 +88,7 @@ class LayerCache:
         )
         self.lengths = [length + self.tail for length in self.lengths]
         self.tail, self.positions = 0, None
+        self.moves += 1
 
     def runs(self):
         """The prefix by runs of consecutive heads of equal length, without copies.
@@ -103,15 +108,23 @@ class LayerCache:
             )
             head, row = head + count, row + rows
 
+    def table(self) -> list[list[int]]:
+        """Where each head's entries lie on a GPU: see :mod:`kvevict.kernels.decode`."""
+        entry = self.keys.shape[-1] * self.keys.element_size()
+        before = [0, *accumulate(self.lengths)][:-1]
+        tails = [head * self.tail_keys.shape[1] for head in range(len(self.lengths))]
+        parts = ((self.keys, before), (self.values, before))
+        parts += ((self.tail_keys, tails), (self.tail_values, tails))
+        addresses = [[x.data_ptr() + row * entry for row in rows] for x, rows in parts]
+        return [*addresses, list(self.lengths)]
+
     @property
-    def starts(self) -> Tensor:
-        """Where each head's rows begin, and where the last ends: int32 ``[kv_heads + 1]``."""
-        bounds = (0, *accumulate(self.lengths))
-        if self._starts is None or self._starts[0] != bounds:
-            ns = namespace(self.keys)
-            on_device = ns.tensor(bounds, dtype=ns.int32, device=self.keys.device)
-            self._starts = (bounds, on_device)
-        return self._starts[1]
+    def device_table(self) -> Tensor:
+        """The same on the device, int64 ``[5, kv_heads]``."""
+        if self._table is None or self._table[0] != self.moves:
+            table = integers(self.table(), namespace(self.keys).int64, like=self.keys)
+            self._table = (self.moves, table)
+        return self._table[1]
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Write ``[kv_heads, tokens, head_dim]`` after the tail's last entry."""
@@ -124,6 +137,7 @@ class LayerCache:
 
     def reserve(self, capacity: int) -> None:
         """Make the tail hold ``capacity`` entries, keeping what is written."""
+        self.moves += 1
         ns = namespace(self.keys)
         shape = (len(self.lengths), capacity, self.keys.shape[-1])
         old = (self.tail_keys, self.tail_values)
@@ -143,28 +157,6 @@ class LayerCache:
         if self.tail:
             raise ValueError("only a cache without decoded tokens can be forked")
         return LayerCache(self.keys, self.values, list(self.lengths), columns=self.columns)
-
-    @classmethod
-    def stack(cls, layers: list[LayerCache]) -> LayerCache:
-        """Several caches as one whose heads are theirs, one cache after another.
-
-        Raises:
-            ValueError: their tails differ in length.
-        """
-        ns, tail = namespace(layers[0].keys), layers[0].tail
-        if any(layer.tail != tail for layer in layers):
-            raise ValueError("only caches with equally many decoded tokens can be stacked")
-        stacked = cls(
-            ns.cat([layer.keys for layer in layers], dim=0),
-            ns.cat([layer.values for layer in layers], dim=0),
-            [length for layer in layers for length in layer.lengths],
-        )
-        if tail:
-            stacked.append(
-                ns.cat([layer.tail_keys[:, :tail] for layer in layers], dim=0),
-                ns.cat([layer.tail_values[:, :tail] for layer in layers], dim=0),
-            )
-        return stacked
 
     @property
     def nbytes(self) -> int:
@@ -203,14 +195,6 @@ class KVCache:
     def fork(self) -> KVCache:
         """A second cache over the same prefixes, whose tokens do not reach this one."""
         return KVCache([layer.fork() for layer in self.layers], self.seen)
-
-    @classmethod
-    def stack(cls, caches: list[KVCache]) -> KVCache:
-        """Caches of sequences of one length as one; they give up their layers one by one."""
-        stacked = cls(seen=caches[0].seen)
-        while caches[0].layers:
-            stacked.layers.append(LayerCache.stack([cache.layers.pop(0) for cache in caches]))
-        return stacked
 
 
 def _nbytes(t: Tensor) -> int:

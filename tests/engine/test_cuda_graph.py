@@ -7,21 +7,28 @@ on a GPU the graph is held to the loop to the bit.
 from __future__ import annotations
 
 import gc
-from copy import copy
 
 import pytest
 
-from tests.kernels.dense import DEVICE, torch
+from tests.kernels.dense import DEVICE, kernels, torch
 
 transformers = pytest.importorskip("transformers", reason="graphs are of transformers' models")
 
 from kvevict import build  # noqa: E402
 from kvevict.backends.torch.decoder import TorchDecoder  # noqa: E402
-from kvevict.cache import KVCache  # noqa: E402
-from kvevict.engine import cuda_graph, decode, decode_together, prefill  # noqa: E402
+from kvevict.engine import (  # noqa: E402
+    Batch,
+    cuda_graph,
+    decode,
+    decode_all,
+    decode_together,
+    prefill,
+)
+from kvevict.engine.rows import OneByOne, Together  # noqa: E402
 from kvevict.engine.session import Session  # noqa: E402
 
 METHODS = ("full", "nacl", "adakv", "laprox")
+KINDS = (Together, cuda_graph.GraphStep)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +53,21 @@ def tokens(seed: int, count: int) -> list[int]:
     return torch.randint(2, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def sessions(decoder: TorchDecoder, *methods: str) -> list[Session]:
+def sessions(decoder: TorchDecoder, *methods: str, ids: list[int] | None = None) -> list[Session]:
     policies = [
         build(m, min_eviction_seqlen=0, **({} if m == "full" else {"keep_ratio": 0.3}))
         for m in methods
     ]
-    return prefill(decoder, tokens(1, 90), policies)
+    return prefill(decoder, ids or tokens(1, 90), policies)
+
+
+def unlike(decoder: TorchDecoder) -> list[Session]:
+    """A session of each method, no two at one position."""
+    rows = []
+    for i, method in enumerate(METHODS):
+        rows += sessions(decoder, method, ids=tokens(i, 30 + 25 * i))
+        rows[i].extend(tokens(10 + i, 1 + i))
+    return rows
 
 
 def by_loop(monkeypatch: pytest.MonkeyPatch, *args, do=decode, **kwargs):
@@ -72,48 +88,67 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a.float(), b.float(), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_on_the_device_is_a_step_of_the_loop(decoder, method: str) -> None:
+def test_a_step_on_the_device_is_a_step_of_the_loop(decoder, method: str, kind) -> None:
     one, other = sessions(decoder, method, method)
     for session in (one, other):
         session.extend([7, 8])  # so that the tail does not begin with what is decoded
-        session.cache.reserve(5)
+        session.cache.reserve(2)  # and has to grow
     for token in (3, 200, 41):
         expected = other.extend([token])
-        got = cuda_graph.GraphStep(one)([token])  # its first step is not recorded
-        assert close(got, expected)
-        assert one.logits is got
+        got = kind([one]).step([token])  # the first step of a graph is not recorded
+        assert close(got[0], expected)
     assert one.cache.seen == 95
     assert_same_tails(one, other, close)
 
 
-def test_sequences_side_by_side_are_each_as_alone(decoder) -> None:
-    alone = sessions(decoder, *METHODS)
-    batch = copy(alone[0])
-    batch.logits = torch.stack([s.logits for s in alone])
-    batch.cache = KVCache.stack([s.fork().cache for s in alone])
-    batch.cache.reserve(1)
-    got = cuda_graph.GraphStep(batch)([11, 12, 13, 14])
-    assert got.shape == (4, 256)
-    for i, session in enumerate(alone):
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_side_by_side_are_each_as_alone(decoder, kind) -> None:
+    """Of different prompts, at different positions, with tails of different lengths."""
+    alone, rows = unlike(decoder), unlike(decoder)
+    got = kind(rows).step([11, 12, 13, 14])
+    hidden = kind(rows).extend_hidden(decoder.embed(torch.tensor([[5]] * 4, device=DEVICE)))
+    after = decoder.logits(hidden)
+    for i, (session, row) in enumerate(zip(alone, rows)):
         assert close(got[i], session.extend([11 + i]))
-        for layer, whole in zip(session.cache.layers, batch.cache.layers):
-            assert close(layer.tail_keys[:, 0], whole.tail_keys[2 * i : 2 * i + 2, 0])
+        assert close(after[i], session.extend([5]))
+        assert_same_tails(session, row, close)
 
 
-def test_where_it_applies(decoder) -> None:
-    full, grows = sessions(decoder, "full", "h2o")
-    assert cuda_graph.applies(full, 100) == (DEVICE == "cuda")
-    assert not cuda_graph.applies(full, cuda_graph.WORTH - 1)
-    assert not cuda_graph.applies(full, 1024)  # the loop says which token is beyond the positions
-    assert not cuda_graph.applies(grows, 100)  # it evicts while it decodes
+def test_others_take_the_places_of_those_who_leave(decoder) -> None:
+    """Free places hold nothing, and whoever sits in one is found in the order of the rows."""
+    alone, rows = unlike(decoder), unlike(decoder)
+    graph = cuda_graph.GraphStep(rows[:3])
+    for members in ([0, 1, 2], [1, 2], [2, 3, 1], [0, 3]):
+        assert graph.seat([rows[i] for i in members])
+        graph._launch = None  # so that nothing is recorded, on a GPU either
+        got = graph.step([20 + i for i in members])
+        for row, i in enumerate(members):
+            assert close(got[row], alone[i].extend([20 + i]))
+    assert not graph.seat(rows)  # more than there are places
+    assert not graph.seat(rows[:1])  # too few to run all places for
+
+
+def test_where_it_applies(decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch with steps enough, to those that do not evict while they decode."""
+    monkeypatch.setattr("kvevict.engine.batch.attention_kernels", lambda keys: kernels)
+    for steps, kind in ((cuda_graph.WORTH, cuda_graph.GraphStep), (3, Together)):
+        rows, alone = (sessions(decoder, "full", "h2o", "snapkv") for _ in range(2))
+        batch = Batch(rows, steps)
+        got = batch.step([5, 6, 7])
+        assert [(own, type(part)) for own, part in batch._parts] == [
+            ([1], OneByOne),
+            ([0, 2], kind),
+        ]
+        for i, session in enumerate(alone):
+            assert close(got[i], session.extend([5 + i]))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
 def test_the_graph_is_the_loop_to_the_bit(decoder, monkeypatch, method: str) -> None:
     one, other = sessions(decoder, method, method)
-    assert cuda_graph.applies(one, 70)
     answer = decode(one, 70)
     assert answer == by_loop(monkeypatch, other, 70)
     assert len(set(answer)) > 5
@@ -133,6 +168,22 @@ def test_a_batch_in_a_graph_is_the_batch_in_the_loop(decoder, monkeypatch) -> No
     answers = decode_together(one, 40)
     assert answers == by_loop(monkeypatch, other, 40, do=decode_together)
     assert [len(answer) for answer in answers] == [40] * 4
+
+
+@pytest.mark.gpu
+def test_sequences_that_join_and_leave_a_graph(decoder, monkeypatch) -> None:
+    def answers() -> dict[int, list[int]]:
+        methods = enumerate([*METHODS, *METHODS])
+        each = (sessions(decoder, m, ids=tokens(i, 40 + 30 * i))[0] for i, m in methods)
+        return dict(decode_all(each, 40, {end}, lambda running: len(running) < 3))
+
+    end = decode(sessions(decoder, "full", ids=tokens(0, 40))[0], 40)[25]
+    recorded, graph = [], torch.cuda.CUDAGraph
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: recorded.append(1) or graph())
+        got = answers()
+    assert 0 < len(recorded) < 8
+    assert got == by_loop(monkeypatch, do=answers)
 
 
 @pytest.mark.gpu

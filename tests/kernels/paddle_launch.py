@@ -15,6 +15,9 @@ import numpy as np
 import paddle
 
 from kvevict import kernels, noise  # imports Triton through Paddle's compatibility layer
+from kvevict.attention.cached import attend_cached
+from kvevict.cache import KVCache, LayerCache
+from kvevict.engine.table import Table
 
 from triton.runtime.interpreter import GridExecutor  # isort: skip
 
@@ -61,16 +64,40 @@ def main() -> None:
 
     last = decode(q[:, :, -1:], k, v)
     close(last, (weights @ np.repeat(c, 2, 1))[:, :, -1:], 1e-3)
+    side_by_side(q, k, v)
     print("ok")
 
 
 def decode(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tensor:
-    """One token over the first 140 entries, compacted, and a tail of 10."""
-    starts = paddle.to_tensor([0, 140, 280], dtype="int32")
-    keys, values = (x[0, :, :140].reshape([-1, 64]).contiguous() for x in (k, v))
-    tail_len = paddle.to_tensor([10], dtype="int32")
-    tail = [x[0, :, 140:].contiguous() for x in (k, v)]
-    return kernels.decode_attention(q, keys, values, starts, *tail, tail_len)
+    """One token over the first 140 entries, compacted, and a tail of 10, the last one written."""
+    held = LayerCache.compact(k[0, :, :140], v[0, :, :140])
+    held.append(k[0, :, 140:149], v[0, :, 140:149])
+    held.reserve(12)
+    table, tail_lens = held.device_table, paddle.to_tensor([10], dtype="int32")
+    kernels.append(k[0, :, 149], v[0, :, 149], table, tail_lens)
+    out = kernels.decode_attention(q[0], table, tail_lens, kernels.count_chunks([140, 140]), 12)
+    return out.unsqueeze(0)
+
+
+def side_by_side(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> None:
+    """A token of two sequences, in places with a free one between them."""
+    caches = []
+    for n in (60, 130):
+        layer = LayerCache.compact(k[0, :, :n], v[0, :, :n])
+        layer.append(k[0, :, n : n + 5], v[0, :, n : n + 5])
+        caches.append(KVCache([layer], n + 5))
+    new = [paddle.concat([x[:, :, t : t + 1] for t in (140, 141, 142)]) for x in (q, k, v)]
+    table = Table(caches[0], 3)
+    table.put([caches[0], None, caches[1]])
+    got = table.attend(0, *new, paddle.to_tensor([6, 1, 6], dtype="int32")).reshape([3, 4, 1, 64])
+    for place, cache in zip((0, 2), caches):
+        own, key, value = (x[place] for x in new)
+        layer = cache.layers[0]
+        layer.append(key, value)
+        for name in ("keys", "values", "tail_keys", "tail_values"):
+            setattr(layer, name, getattr(layer, name).astype("float32"))
+        expected, _ = attend_cached(own.astype("float32"), layer)
+        close(got[place], expected.astype("float64").numpy(), 1e-3)
 
 
 if __name__ == "__main__":

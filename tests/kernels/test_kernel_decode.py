@@ -6,20 +6,58 @@ import pytest
 
 from tests.kernels.dense import DEVICE, DTYPES, TOLERANCE, error, heads, kernels, torch
 
-# query heads, new tokens, head_dim, entries of each kv head, tail capacity, tail length
+# query heads of a sequence, new tokens, head_dim, then for each sequence the entries of each of its
+# kv heads, its tail's capacity and its tail's length
 CASES = [
-    (8, 1, 64, [700, 1300], 40, 7),
-    (6, 1, 128, [0, 513, 1], 600, 599),
-    (4, 3, 128, [5, 0, 512, 1025], 10, 3),
-    (4, 5, 256, [300], 33, 20),
-    (4, 1, 64, [0, 0], 1, 1),
-    (300, 1, 64, [head * 37 % 90 for head in range(299)] + [2500], 3, 2),  # stacked sequences
+    (8, 1, 64, [([700, 1300], 40, 7)]),
+    (6, 1, 128, [([0, 513, 1], 600, 599)]),
+    (4, 3, 128, [([5, 0, 512, 1025], 10, 3)]),
+    (4, 5, 256, [([300], 33, 20)]),
+    (4, 1, 64, [([0, 0], 1, 1)]),
+    (4, 1, 64, [([700, 3], 40, 7), ([0, 0], 1, 1), ([90, 1500], 1100, 1090)]),
+    (2, 2, 64, [([9], 5, 2), ([1025], 3, 3)]),
+    (4, 1, 64, [([head * 37 % 90, 7], 3 + head % 5, 1 + head % 3) for head in range(70)]),
 ]
 if DEVICE == "cuda":
     CASES += [
-        (32, 1, 128, [1, 9, 40000, 3001, 77, 25000, 26214, 5], 700, 641),
-        (3200, 1, 128, [head * 977 % 5003 for head in range(800)], 70, 64),
+        (32, 1, 128, [([1, 9, 40000, 3001, 77, 25000, 26214, 5], 700, 641)]),
+        (32, 1, 128, [([i * 977 % 5003] * 8, 70 + i, 1 + i % 70) for i in range(100)]),
     ]
+
+
+class Held:
+    """Random entries of one sequence, and its columns of the table."""
+
+    def __init__(self, lengths, capacity, tail_len, head_dim, dtype) -> None:
+        self.lengths, self.capacity, self.tail_len = lengths, capacity, tail_len
+        self.prefix = [heads(1, 1, sum(lengths), head_dim, dtype)[0, 0] for _ in range(2)]
+        shape = (1, len(lengths), capacity, head_dim, dtype)
+        self.tails = [heads(*shape)[0].contiguous() for _ in range(2)]
+        for tail in self.tails:
+            tail[:, tail_len:] = math.nan  # not yet written
+
+    def table(self) -> torch.Tensor:
+        size = self.prefix[0].element_size() * self.prefix[0].shape[-1]
+        starts = torch.tensor([0, *self.lengths]).cumsum(0)[:-1]
+        tail_starts = torch.arange(len(self.lengths)) * self.capacity
+        rows = [x.data_ptr() + starts * size for x in self.prefix]
+        rows += [x.data_ptr() + tail_starts * size for x in self.tails]
+        return torch.stack([*rows, torch.tensor(self.lengths)]).to(DEVICE)
+
+    def expected(self, q: torch.Tensor) -> torch.Tensor:
+        """Dense attention in float64, of ``[query_heads, new, head_dim]``."""
+        keys, values = (x.split(self.lengths) for x in self.prefix)
+        group = len(q) // len(self.lengths)
+        return torch.stack(
+            [
+                dense_head(
+                    own,
+                    torch.cat([keys[h // group], self.tails[0][h // group, : self.tail_len]]),
+                    torch.cat([values[h // group], self.tails[1][h // group, : self.tail_len]]),
+                )
+                for h, own in enumerate(q)
+            ]
+        )
 
 
 def dense_head(q, keys, values):
@@ -31,46 +69,55 @@ def dense_head(q, keys, values):
     return scores.softmax(-1) @ values.double()
 
 
+def arguments(held: list[Held], more: int = 0) -> tuple:
+    """What the kernel is told of these sequences, with some chunks and capacity to spare."""
+    table = torch.cat([one.table() for one in held], dim=1)
+    tails = torch.tensor([one.tail_len for one in held], dtype=torch.int32, device=DEVICE)
+    chunks = kernels.count_chunks(length for one in held for length in one.lengths)
+    return table, tails, chunks + more, max(one.capacity for one in held) + 700 * more
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case)[:40])
 def test_ragged_heads_match_dense_attention(case, dtype):
-    query_heads, new, head_dim, lengths, capacity, tail_len = case
-    kv_heads, group = len(lengths), query_heads // len(lengths)
-    starts = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).int()
-    q = heads(1, query_heads, new, head_dim, dtype)
-    keys, values = (heads(1, 1, sum(lengths), head_dim, dtype)[0, 0] for _ in range(2))
-    tail_k, tail_v = (heads(1, kv_heads, capacity, head_dim, dtype)[0] for _ in range(2))
-    tail_k[:, tail_len:] = tail_v[:, tail_len:] = math.nan  # not yet written
-
-    length = torch.tensor([tail_len], dtype=torch.int32, device=DEVICE)
-    got = kernels.decode_attention(q, keys, values, starts, tail_k, tail_v, length)
-
-    ends = torch.tensor(lengths).cumsum(0).tolist()
-    expected = torch.empty(got.shape, dtype=torch.float64, device=DEVICE)
-    for head in range(query_heads):
-        kv = head // group
-        own = slice(ends[kv] - lengths[kv], ends[kv])
-        expected[0, head] = dense_head(
-            q[0, head],
-            torch.cat([keys[own], tail_k[kv, :tail_len]]),
-            torch.cat([values[own], tail_v[kv, :tail_len]]),
-        )
+    query_heads, new, head_dim, sequences = case
+    held = [Held(*one, head_dim, dtype) for one in sequences]
+    q = heads(1, query_heads * len(held), new, head_dim, dtype)[0]
+    expected = torch.cat([one.expected(x) for one, x in zip(held, q.chunk(len(held)))])
+    got = kernels.decode_attention(q, *arguments(held))
     assert error(got, expected) < TOLERANCE[dtype]
+    assert torch.equal(got, kernels.decode_attention(q, *arguments(held, more=3)))
 
 
-@pytest.mark.gpu
-def test_a_graph_follows_a_growing_tail():
-    starts = torch.tensor([0, 900, 1000], dtype=torch.int32, device=DEVICE)
-    q = heads(1, 4, 1, 128, torch.bfloat16)
-    keys, values = (heads(1, 1, 1000, 128, torch.bfloat16)[0, 0] for _ in range(2))
-    tail_k, tail_v = (heads(1, 2, 50, 128, torch.bfloat16)[0] for _ in range(2))
-    length = torch.tensor([1], dtype=torch.int32, device=DEVICE)
-    arguments = (q, keys, values, starts, tail_k, tail_v, length)
-    kernels.decode_attention(*arguments)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_token_is_written_behind_each_tail(dtype):
+    held = [Held(*one, 64, dtype) for one in CASES[5][3]]
+    k, v = (heads(1, 6, 1, 64, dtype)[0, :, 0] for _ in range(2))
+    expected = [[tail.clone() for tail in one.tails] for one in held]
+    for i, (one, tails) in enumerate(zip(held, expected)):
+        for tail, new in zip(tails, (k, v)):
+            tail[:, one.tail_len - 1] = new[2 * i : 2 * i + 2]
+    kernels.append(k, v, *arguments(held)[:2])
+    for one, tails in zip(held, expected):
+        for got, tail in zip(one.tails, tails):
+            torch.testing.assert_close(got, tail, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")
+def test_a_graph_follows_growing_tails_and_other_heads():
+    held = [Held([900, 100], 50, 1, 128, torch.bfloat16) for _ in range(3)]
+    other = Held([30, 700], 50, 9, 128, torch.bfloat16)
+    for one in (*held, other):
+        for tail in one.tails:
+            tail.nan_to_num_(1.0)
+    q = heads(1, 12, 1, 128, torch.bfloat16)[0]
+    table, tails, chunks, capacity = arguments(held)
+    kernels.decode_attention(q, table, tails, chunks, capacity)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = kernels.decode_attention(*arguments)
-    for tail_len in (1, 17, 50):
-        length.fill_(tail_len)
+        out = kernels.decode_attention(q, table, tails, chunks, capacity)
+    for lengths in ([1, 17, 50], [50, 3, 9]):
+        tails.copy_(torch.tensor(lengths))
         graph.replay()
-        assert torch.equal(out, kernels.decode_attention(*arguments))
+        assert torch.equal(out, kernels.decode_attention(q, table, tails, chunks, capacity))
+        table[:, 2:4] = other.table()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..cache import LayerCache
 from ..ops import attention_kernels
-from ..tensors import Tensor, matmul_nt, namespace
+from ..tensors import Tensor, integers, matmul_nt, namespace
 from .blockwise import BLOCK
 
 KERNEL_ROWS = 64  # new tokens times group that the GPU kernel takes in a tile
@@ -26,10 +26,10 @@ def attend_cached(
     """
     query_heads, tokens, _ = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and attention_kernels(q):
-        ns = namespace(q)
-        tail = ns.full((1,), cache.tail, dtype=ns.int32, device=q.device)
-        return attend_on_gpu(q, cache, tail), None
+    if not observe and group * tokens <= KERNEL_ROWS and (gpu := attention_kernels(q)):
+        tail = integers([cache.tail], namespace(q).int32, like=q)
+        chunks, capacity = gpu.count_chunks(cache.lengths), cache.tail_keys.shape[1]
+        return gpu.decode_attention(q, cache.device_table, tail, chunks, capacity), None
     rows = max(1, BLOCK // (query_heads * (max(cache.lengths) + cache.tail)))
     if observe or tokens <= rows:
         return _attend(q, cache, cache.tail, observe)
@@ -65,18 +65,3 @@ def _attend(
             seen.append(weights.float().reshape(-1, group, tokens, length + tail))
     out = outs[0] if len(outs) == 1 else ns.cat(outs, dim=0)
     return out.reshape(query_heads, tokens, head_dim), seen if observe else None
-
-
-def attend_on_gpu(q: Tensor, cache: LayerCache, tail: Tensor) -> Tensor:
-    """As :func:`attend_cached` in one kernel, of ``tail`` entries: int32 ``[1]`` on the device."""
-    from ..kernels import decode_attention
-
-    return decode_attention(
-        q.unsqueeze(0),
-        cache.keys,
-        cache.values,
-        cache.starts,
-        cache.tail_keys,
-        cache.tail_values,
-        tail,
-    ).squeeze(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import local
 
+from ..engine.session import Start
 from ..tensors import Tensor
 
 Tables = tuple  # cosines and sines, [..., tokens, head_dim]
@@ -25,11 +26,11 @@ class Rotations(local):
             hidden state.
     """
 
-    def __init__(self, layers: int, make: Callable[[int | Tensor, int, Tensor], Tables]) -> None:
+    def __init__(self, layers: int, make: Callable[[Start, int, Tensor], Tables]) -> None:
         self._last, self._make = layers - 1, make
-        self._tables: dict[tuple[int | Tensor, int], Tables] = {}
+        self._tables: dict[tuple[Start, int], Tables] = {}
 
-    def __call__(self, layer: int, start: int | Tensor, hidden: Tensor) -> Tables:
+    def __call__(self, layer: int, start: Start, hidden: Tensor) -> Tables:
         """The tables of ``hidden [batch, tokens, hidden]`` at ``layer``, first token at ``start``.
 
         A ``start`` on the device is never looked at: it stands for itself, and may be another

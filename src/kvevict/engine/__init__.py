@@ -1,7 +1,8 @@
 """From a prompt to its compressed cache, and on from there."""
 
-from .decoding import decode, decode_together
+from .batch import Batch
+from .decoding import decode, decode_all, decode_together
 from .prefilling import prefill
 from .session import Decoder, Session
 
-__all__ = ["Decoder", "Session", "decode", "decode_together", "prefill"]
+__all__ = ["Batch", "Decoder", "Session", "decode", "decode_all", "decode_together", "prefill"]

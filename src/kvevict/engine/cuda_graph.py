@@ -1,75 +1,88 @@
 """One decoding step as a CUDA graph: the kernels of all layers in a single launch (PyTorch).
 
 A step is 47 kernels a layer, most of them tiny. Launching them from Python takes several times as
-long as the GPU needs to read weights and cache; replaying a recording of them does not.
+long as the GPU needs to read weights and caches; replaying a recording of them does not.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ..attention.cached import attend_on_gpu
-from ..ops import attention_kernels
+from ..tensors import Tensor
+from .rows import Rows, Together, lengthen_tails, take
 from .session import Session
+from .table import Table
 
-WORTH = 16  # tokens to come for which to record: that takes as long as some three steps
-
-
-def applies(session: Session, tokens: int) -> bool:
-    """Whether a session, or a batch of them, should take in its next ``tokens`` from a graph."""
-    return (
-        tokens >= WORTH
-        and session._decoding is None
-        and attention_kernels(session.cache.layers[0].keys) is not None
-        and session.cache.seen + tokens <= session.model.max_positions
-    )
+WORTH = 16  # steps to come for which to record: that takes as long as some three of them
+SPARE = 1.25  # of the programs recorded, so that longer sequences may take the place of others
 
 
-class GraphStep:
-    """What :meth:`Session.step` does, recorded once and replayed.
+class GraphStep(Rows):
+    """A step recorded once and replayed.
 
-    The graph writes to the session's own tails, for which room must have been made, and its memory
-    goes back with this object. Nothing else may extend the session meanwhile.
+    Who leaves makes a place free, and who joins takes one, while the recording stays as it is. The
+    graph writes to the sessions' own tails; its memory goes back with this object.
     """
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.logits = torch.empty_like(session.logits)
-        # What changes from step to step lies on the device, where a recording finds it.
-        self.ids = self.logits.new_zeros((session.logits[..., 0].numel(), 1), dtype=torch.int64)
-        self.tail = self.ids.new_tensor([session.cache.layers[0].tail])
-        self.prompt = session.cache.seen - session.cache.layers[0].tail
-        self._warm = False
+    def __init__(self, sessions: list[Session]) -> None:
+        super().__init__(sessions)
+        places, logits = len(sessions), sessions[0].logits
+        self._places: list[Session | None] = list(sessions)
+        self._table = Table(sessions[0].cache, places, SPARE)
+        # What changes from step to step lies on the device, where a recording finds it: ids,
+        # positions and lengths of the tails.
+        self._inputs = logits.new_zeros((3, places), dtype=torch.int64)
+        self._logits = logits.new_empty((places, logits.shape[-1]))
+        self._launch: tuple[list[int], int] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    @torch.no_grad()
-    def __call__(self, ids: list[int]) -> torch.Tensor:
-        """Take in one token of each sequence; the next logits, which the next call overwrites."""
-        self.ids.copy_(torch.tensor(ids).unsqueeze(1))
-        if self._warm:
-            if self._graph is None:
-                self._graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._graph):
-                    self._step()
-            self._graph.replay()
-        else:  # what a recording cannot hold: compiling, and tables made at first use
-            self._step()
-            self._warm = True
-        for layer in self.session.cache.layers:
-            layer.tail += 1
-        self.session.cache.seen += 1
-        self.session.logits = self.logits
-        return self.logits
+    def seat(self, sessions: list[Session]) -> bool:
+        """Take these for those so far, if there are places for them and not twice as many."""
+        if not len(sessions) <= len(self._places) < 2 * len(sessions):
+            return False
+        joining = iter([session for session in sessions if session not in self._places])
+        staying = [session if session in sessions else None for session in self._places]
+        self._places = [session or next(joining, None) for session in staying]
+        self.sessions = sessions
+        return True
 
-    def _step(self) -> None:
-        model = self.session.model
-        hidden = model.embed(self.ids)
-        position, tail = self.tail + self.prompt, (self.tail + 1).int()
-        for index, layer in enumerate(self.session.cache.layers):
-            q, k, v = model.project(index, hidden, position)
-            layer.tail_keys.index_copy_(1, self.tail, k.flatten(0, 1))
-            layer.tail_values.index_copy_(1, self.tail, v.flatten(0, 1))
-            mixed = attend_on_gpu(q.flatten(0, 1), layer, tail)
-            hidden = model.finish_layer(index, hidden, mixed.reshape(len(hidden), 1, -1))
-        self.logits.copy_(model.logits(hidden))
-        self.tail += 1
+    @torch.no_grad()
+    def step(self, ids: list[int]) -> Tensor:
+        """See :class:`Rows`; the next call overwrites the logits."""
+        self._table.put([session and session.cache for session in self._places])
+        inputs = [[0, 0, 1]] * len(self._places)
+        places = [self._places.index(session) for session in self.sessions]
+        for place, token, session in zip(places, ids, self.sessions):
+            inputs[place] = [token, session.cache.seen, session.cache.layers[0].tail + 1]
+        self._inputs.copy_(torch.tensor([*zip(*inputs)]))
+        self._run()
+        lengthen_tails(self.sessions)
+        for session in self.sessions:
+            session.cache.seen += 1
+        return take(self._logits, places)
+
+    def extend_hidden(self, hidden: Tensor) -> Tensor:
+        """See :class:`Rows`: not recorded."""
+        return Together(self.sessions).extend_hidden(hidden)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Rows`."""
+        return self._table.attend(layer, q, k, v, self._tail_lens)
+
+    def _run(self) -> None:
+        """Record or replay, and neither at first: compiling is nothing that a graph can hold."""
+        if self._launch != self._table.launch:
+            self._launch, self._graph = self._table.launch, None
+            self._pass()
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._pass()
+        self._graph.replay()
+
+    def _pass(self) -> None:
+        ids, positions, tails = self._inputs
+        self._tail_lens = tails.int()
+        hidden = self.layers(self.model.embed(ids.unsqueeze(1)), positions)
+        self._logits.copy_(self.model.logits(hidden))

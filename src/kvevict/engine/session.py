@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Protocol
+from typing import Protocol, Union
 
 from ..attention.cached import attend_cached
 from ..errors import InputError
 from ..tensors import Tensor
 from .decode_eviction import DecodeEviction
 from .prompt_eviction import Eviction
+
+Start = Union[int, tuple, Tensor]  # a position; one of each sequence: ints, or on the device
 
 
 class Decoder(Protocol):
@@ -25,16 +27,17 @@ class Decoder(Protocol):
     max_positions: int
 
     def embed(self, ids: list[int] | Tensor) -> Tensor:
-        """Hidden states ``[1, tokens, hidden]``, or ``[batch, …]`` of a tensor ``[batch, tokens]``.
+        """Hidden states ``[1, tokens, hidden]``, ``[batch, …]`` of a tensor ``[batch, tokens]``."""
 
-        On PyTorch ``start`` below may be a tensor, too: a CUDA graph finds both on the device.
-        """
+    def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of ``[batch, tokens, hidden]`` with RoPE: ``[batch, heads, tokens, head_dim]``.
 
-    def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of tokens at positions ``start …``, RoPE applied: ``[batch, heads, tokens, d]``.
+        The batch is one prompt, or the newest tokens of several sequences. Layers come in order,
+        and all chunks of a prompt go through one before the next.
 
-        The batch is one prompt, or the newest tokens of several sequences at one position. Layers
-        come in order, and all chunks of a prompt go through one before the next.
+        Args:
+            start: the first token's position, of each sequence where they differ; on PyTorch it
+                may be int64 ``[batch]`` on the device, where a CUDA graph finds it.
         """
 
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
@@ -71,29 +74,33 @@ class Session:
         self.logits = self.model.logits(hidden[:, -1:])
         return self.logits
 
-    def step(self, ids: list[int]) -> Tensor:
-        """Take in one token of each sequence, of this one or of a batch; the next logits."""
-        self.logits = self.model.logits(self.extend_hidden(self.model.embed(ids).swapaxes(0, 1)))
-        return self.logits
-
     def extend_hidden(self, hidden: Tensor) -> Tensor:
-        """As :meth:`extend`, from embeddings to the last layer's output.
-
-        Several sequences at one position, whose caches are stacked, go through as a batch.
-        """
+        """As :meth:`extend`, from embeddings ``[1, tokens, hidden]`` to the last layer's output."""
         start, tokens = self.cache.seen, hidden.shape[1]
         check_positions(self.model, start + tokens)
-        for index, layer in enumerate(self.cache.layers):
+        for index in range(self.model.layers):
             q, k, v = self.model.project(index, hidden, start)
-            layer.append(*(x.reshape(-1, tokens, x.shape[-1]) for x in (k, v)))
-            heads = q.reshape(-1, tokens, q.shape[-1])
-            mixed, weights = attend_cached(heads, layer, observe=self._observes)
-            if self._decoding:
-                self._decoding.observe(index, layer, weights, self.model)
-            mixed = mixed.reshape(*q.shape).swapaxes(1, 2).reshape(len(q), tokens, -1)
+            mixed = self.attend(index, q.squeeze(0), k.squeeze(0), v.squeeze(0))
+            mixed = mixed.swapaxes(0, 1).reshape(1, tokens, -1)
             hidden = self.model.finish_layer(index, hidden, mixed)
         self.cache.seen += tokens
         return hidden
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Take new tokens' keys and values into a layer's cache, and let their queries attend.
+
+        Args:
+            q, k, v: ``[heads, tokens, head_dim]``.
+
+        Returns:
+            ``[query_heads, tokens, head_dim]``.
+        """
+        held = self.cache.layers[layer]
+        held.append(k, v)
+        mixed, weights = attend_cached(q, held, observe=self._observes)
+        if self._decoding:
+            self._decoding.observe(layer, held, weights, self.model)
+        return mixed
 
     def fork(self) -> Session:
         """Go on from here without harming this session; the prompt's entries are shared.
@@ -105,6 +112,11 @@ class Session:
         other.cache = self.cache.fork()
         other._decoding = self._decoding.fork() if self._decoding else None
         return other
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the cache is evicted from while it grows."""
+        return self._decoding is not None
 
     @property
     def _observes(self) -> bool:

@@ -1,13 +1,19 @@
 """Decode attention over heads that hold different numbers of entries (flash-decoding, ragged).
 
-The entries of all heads lie one after another. They are cut into chunks of equal size, so that a
-head with ten times the entries gets ten times the programs; a second launch combines the chunks
-of each head. The query heads of a group share a tile: keys and values are read once.
+The heads are those of one sequence or of many, and a table says where the entries of each lie: they
+stay where they are when sequences join a batch or leave it. They are cut into chunks of equal size,
+so that a head with ten times the entries gets ten times the programs; a second launch combines the
+chunks of each head. The query heads of a group share a tile: keys and values are read once.
+
+A table is int64 ``[5, kv_heads]``: the addresses of each head's first key and value, of its tail's
+first key and value, and how many entries it has before the tail. Entries of ``head_dim`` numbers
+follow one another.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ..tensors import Tensor, namespace
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
@@ -15,43 +21,46 @@ from .runtime import LOG2_E, check_heads, row_major, tl, triton
 CHUNK = 1024  # entries that a program reads
 
 
-def decode_attention(
-    q: Tensor, keys: Tensor, values: Tensor, starts: Tensor, tail_k: Tensor, tail_v: Tensor,
-    tail_len: Tensor,
-) -> Tensor:  # fmt: skip
-    """Attention of the newest tokens over a compacted prompt and the tokens decoded since.
+def count_chunks(lengths: Iterable[int]) -> int:
+    """How many programs read heads of so many entries."""
+    return sum(triton.cdiv(length, CHUNK) for length in lengths)
 
-    Launches depend on shapes alone, so a CUDA graph can hold them while the tail grows.
+
+def decode_attention(
+    q: Tensor, table: Tensor, tail_lens: Tensor, prefix_chunks: int, capacity: int
+) -> Tensor:
+    """Attention of the newest tokens over compacted prompts and the tokens decoded since.
+
+    Launches depend on shapes and numbers alone, so a CUDA graph can hold them while tails grow and
+    other heads take the place of some.
 
     Args:
-        q: ``[1, query_heads, new, head_dim]``, bfloat16 or float16: the tail's last ``new`` tokens.
-        keys, values: ``[entries, head_dim]``, the kept entries, head after head.
-        starts: int32 ``[kv_heads + 1]``: the entries of head h are ``starts[h]`` to
-            ``starts[h + 1]``.
-        tail_k, tail_v: ``[kv_heads, capacity, head_dim]``, the decoded tokens.
-        tail_len: int32 ``[1]``, how many of them there are, the new ones included; new token i
-            sees all but the ``new - 1 - i`` last.
+        q: ``[query_heads, new, head_dim]``, bfloat16 or float16 as the entries are: each sequence's
+            ``new`` last tokens.
+        table: the kv heads of one sequence after another.
+        tail_lens: int32 ``[sequences]``, the tokens in their tails, the new ones included; new
+            token i sees all but the ``new - 1 - i`` last.
+        prefix_chunks: :func:`count_chunks` of the table's lengths, or more.
+        capacity: of the longest tail, in tokens.
 
     Returns:
-        ``[1, query_heads, new, head_dim]``.
+        ``[query_heads, new, head_dim]``.
 
     Raises:
         InputError: a shape or type that the kernels do not take.
     """
-    check_heads(q, tail_k[None])
-    q, tail_k, tail_v = row_major(q), row_major(tail_k), row_major(tail_v)
-    _, query_heads, new, head_dim = q.shape
-    kv_heads, capacity = tail_k.shape[0], tail_k.shape[1]
+    check_heads(q.unsqueeze(0), q.unsqueeze(0))
+    q = row_major(q)
+    query_heads, new, head_dim = q.shape
+    kv_heads, sequences = table.shape[1], tail_lens.shape[0]
     group = query_heads // kv_heads
-    # Each head may leave one chunk unfilled; the grid cannot know and has room for all of them.
-    prefix_chunks = triton.cdiv(keys.shape[0], CHUNK) + kv_heads
     tail_chunks = triton.cdiv(capacity, CHUNK)
     slots = prefix_chunks + kv_heads * tail_chunks
     rows = group * new
     float32 = namespace(q).float32
     partial = q.new_empty([slots, rows, head_dim], dtype=float32)
     partial_lse = q.new_empty([slots, rows], dtype=float32)
-    out = q.new_empty([1, query_heads, new, head_dim])
+    out = q.new_empty([query_heads, new, head_dim])
     sizes = {
         "KV_HEADS": kv_heads,
         "KV_HEADS_PADDED": triton.next_power_of_2(kv_heads),
@@ -60,58 +69,79 @@ def decode_attention(
         "CHUNK": CHUNK,
     }
     _chunks[(slots,)](
-        q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_lse, new,
-        prefix_chunks, tail_chunks, q.stride(1), q.stride(2), *tail_k.stride()[:2],
-        *tail_v.stride()[:2], keys.stride(0), values.stride(0), LOG2_E / math.sqrt(head_dim),
-        **sizes, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64,
-        num_warps=4, num_stages=3,
+        q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_chunks, *q.stride()[:2],
+        LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
+        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64, num_warps=4, num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
-        partial, partial_lse, starts, out, rows, prefix_chunks, tail_chunks, **sizes, num_warps=8
+        partial, partial_lse, table, out, rows, prefix_chunks, tail_chunks, **sizes, num_warps=8
     )
     return out
 
 
+def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
+    """Write one token of each sequence to its tail, ``[kv_heads, head_dim]`` each, as the last."""
+    k, v = row_major(k), row_major(v)
+    kv_heads, head_dim = k.shape
+    _append[(kv_heads,)](
+        k, v, table, tail_lens, k.stride()[0], v.stride()[0], KV_HEADS=kv_heads,
+        SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
+    )  # fmt: skip
+
+
 @triton.jit
-def _prefix_chunks(starts, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
+def _address(table, which, head, KV_HEADS: tl.constexpr, like):
+    """One of a head's addresses as a pointer to entries of ``like``'s type."""
+    address = tl.load(table + which * KV_HEADS + head).to(tl.pointer_type(like.dtype.element_ty))
+    return tl.multiple_of(address, 16)  # so that entries are loaded whole
+
+
+@triton.jit
+def _append(k, v, table, tail_lens, k_head, v_head, KV_HEADS: tl.constexpr,
+            SEQUENCE: tl.constexpr, D: tl.constexpr):  # fmt: skip
+    head = tl.program_id(0)
+    d = tl.arange(0, D)
+    place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
+    tl.store(_address(table, 2, head, KV_HEADS, k) + place, tl.load(k + head * k_head + d))
+    tl.store(_address(table, 3, head, KV_HEADS, v) + place, tl.load(v + head * v_head + d))
+
+
+@triton.jit
+def _prefix_chunks(table, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
                    CHUNK: tl.constexpr):  # fmt: skip
     """How many chunks each head has, and the first slot behind its own."""
     head = tl.arange(0, KV_HEADS_PADDED)
-    begin = tl.load(starts + head, mask=head < KV_HEADS, other=0)
-    end = tl.load(starts + head + 1, mask=head < KV_HEADS, other=0)
-    count = tl.cdiv(end - begin, CHUNK)
+    length = tl.load(table + 4 * KV_HEADS + head, mask=head < KV_HEADS, other=0).to(tl.int32)
+    count = tl.cdiv(length, CHUNK)
     return count, tl.cumsum(count)
 
 
 @triton.jit
-def _chunks(q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_lse, new,
-            prefix_chunks, tail_chunks, q_head, q_token, tail_k_head, tail_k_token, tail_v_head,
-            tail_v_token, key_stride, value_stride, log2_scale, KV_HEADS: tl.constexpr,
-            KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
-            CHUNK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+def _chunks(q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_chunks, q_head,
+            q_token, log2_scale, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
+            SEQUENCE: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr,
+            ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
     d = tl.arange(0, D)
     if slot < prefix_chunks:
-        count, last = _prefix_chunks(starts, KV_HEADS, KV_HEADS_PADDED, CHUNK)
+        count, last = _prefix_chunks(table, KV_HEADS, KV_HEADS_PADDED, CHUNK)
         kv_head = tl.sum((last <= slot).to(tl.int32))
         kv_head = tl.minimum(kv_head, KV_HEADS - 1)  # a slot to spare: no entries are left for it
         chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
         begin = (slot - tl.sum(tl.where(chosen, last - count, 0))) * CHUNK
-        first = tl.load(starts + kv_head)
-        entries = tl.load(starts + kv_head + 1) - first
-        keys += first.to(tl.int64) * key_stride
-        values += first.to(tl.int64) * value_stride
+        entries = tl.load(table + 4 * KV_HEADS + kv_head).to(tl.int32)
         visible = tl.zeros([ROWS], tl.int32) + entries
+        part = 0
     else:
         kv_head = (slot - prefix_chunks) // tail_chunks
         begin = (slot - prefix_chunks) % tail_chunks * CHUNK
-        entries = tl.load(tail_len)
-        keys = tail_k + kv_head.to(tl.int64) * tail_k_head
-        values = tail_v + kv_head.to(tl.int64) * tail_v_head
-        key_stride, value_stride = tail_k_token, tail_v_token
+        entries = tl.load(tail_lens + kv_head // SEQUENCE)
         visible = entries - (new - 1 - token)
+        part = 2
+    keys = _address(table, part, kv_head, KV_HEADS, q)
+    values = _address(table, part + 1, kv_head, KV_HEADS, q)
 
     head = kv_head * GROUP + row // new
     q_tile = tl.load(q + head[:, None] * q_head + token[:, None] * q_token + d[None, :],
@@ -122,7 +152,8 @@ def _chunks(q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_
     for start in range(begin, tl.minimum(begin + CHUNK, entries), KEYS):
         key = start + tl.arange(0, KEYS)
         inside = (key < entries)[:, None]
-        k = tl.load(keys + key[:, None] * key_stride + d[None, :], mask=inside, other=0.0)
+        entry = key[:, None] * D + d[None, :]
+        k = tl.load(keys + entry, mask=inside, other=0.0)
         scores = tl.dot(q_tile, k.T) * log2_scale
         scores = tl.where(key[None, :] < visible[:, None], scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, axis=1))
@@ -131,7 +162,7 @@ def _chunks(q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_
         weights = tl.exp2(scores - base[:, None])
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weights, axis=1)
-        v = tl.load(values + key[:, None] * value_stride + d[None, :], mask=inside, other=0.0)
+        v = tl.load(values + entry, mask=inside, other=0.0)
         mixed = tl.dot(weights.to(v.dtype), v, acc=mixed * shrink[:, None])
         peak = higher
     seen = total > 0
@@ -143,12 +174,12 @@ def _chunks(q, keys, values, starts, tail_k, tail_v, tail_len, partial, partial_
 
 
 @triton.jit
-def _combine(partial, partial_lse, starts, out, rows, prefix_chunks, tail_chunks,
+def _combine(partial, partial_lse, table, out, rows, prefix_chunks, tail_chunks,
              KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr,
              D: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
-    count, last = _prefix_chunks(starts, KV_HEADS, KV_HEADS_PADDED, CHUNK)
+    count, last = _prefix_chunks(table, KV_HEADS, KV_HEADS_PADDED, CHUNK)
     chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
     count = tl.sum(tl.where(chosen, count, 0))
     first = tl.sum(tl.where(chosen, last, 0)) - count

@@ -7,10 +7,11 @@ from functools import partial
 import paddle
 from paddlenlp.transformers import PretrainedModel
 
+from ...engine.session import Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
-from ...tensors import Tensor
+from ...tensors import Tensor, integers
 from ..common import Rotations
 from .build import ExactRotary
 
@@ -59,7 +60,7 @@ class PaddleDecoder:
         return self.model.base_model.embed_tokens(ids)
 
     @paddle.no_grad()
-    def project(self, layer: int, hidden: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Decoder`."""
         block = self._layer(layer)
         attention, tokens = block.self_attn, hidden.shape[1]
@@ -100,23 +101,32 @@ class PaddleDecoder:
 
 
 def _tables(
-    rotary: paddle.nn.Layer, start: int, tokens: int, like: Tensor
+    rotary: paddle.nn.Layer, start: int | tuple, tokens: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines ``[tokens, head_dim]``."""
+    """Cosines and signed sines ``[tokens, head_dim]``, or ``[batch, 1, tokens, head_dim]``."""
     # Calling it would convert the tables of all positions before these, too.
     whole = rotary.cos_cached, rotary.sin_cached
     if isinstance(rotary, ExactRotary):
-        whole = rotary.tables(start + tokens)
+        whole = rotary.tables((start if isinstance(start, int) else max(start)) + tokens)
     cos, sin = (
-        table.reshape([-1, table.shape[-1]])[start : start + tokens].astype(like.dtype)
+        _rows(table.reshape([-1, table.shape[-1]]), start, tokens).astype(like.dtype)
         for table in whole
     )
     first, second = sin.chunk(2, dim=-1)
     return cos, paddle.concat([-first, second], axis=-1)
 
 
+def _rows(table: Tensor, start: int | tuple, tokens: int) -> Tensor:
+    """``tokens`` rows of ``[positions, head_dim]`` from ``start`` on, of each sequence's own."""
+    if isinstance(start, int):
+        return table[start : start + tokens]
+    every = [first + token for first in start for token in range(tokens)]
+    rows = integers(every, paddle.int64, like=table)
+    return table.index_select(rows).reshape([len(start), 1, tokens, -1])
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on ``[1, heads, tokens, head_dim]``: the halves trade places, the sines have the sign.
+    """RoPE on ``[batch, heads, tokens, head_dim]``: halves trade places, the sines have the sign.
 
     Contiguous heads and tables that broadcast from the left take Paddle's fast path on a CPU, five
     times as fast as PaddleNLP's own.

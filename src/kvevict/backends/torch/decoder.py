@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
+from ...engine.session import Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
@@ -52,10 +53,8 @@ class TorchDecoder:
         return self.model.base_model.embed_tokens(ids)
 
     @torch.no_grad()
-    def project(
-        self, layer: int, hidden: Tensor, start: int | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`Decoder`; ``start`` may be int64 ``[1]`` on the device."""
+    def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`Decoder`."""
         block = self._layer(layer)
         x = block.input_layernorm(hidden)
         attention = block.self_attn
@@ -92,11 +91,14 @@ class TorchDecoder:
 
 
 def _tables(
-    rotary: torch.nn.Module, start: int | Tensor, tokens: int, like: Tensor
+    rotary: torch.nn.Module, start: Start, tokens: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[1, tokens, head_dim]``."""
-    positions = torch.arange(tokens, device=like.device) + start
-    return rotary(like, positions.unsqueeze(0))
+    """Cosines and sines ``[1 or batch, tokens, head_dim]``."""
+    if isinstance(start, tuple):
+        start = torch.tensor(start, device=like.device)
+    first = start.unsqueeze(-1) if isinstance(start, torch.Tensor) else start
+    positions = first + torch.arange(tokens, device=like.device)
+    return rotary(like, positions.reshape(-1, tokens))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Sequences that decode side by side, one token of each a step.
+
+The weights are read once a step for all of them. Each keeps the cache that it has: sequences may
+differ in position, in length and in policy, and join and leave without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..ops import attention_kernels
+from ..tensors import Tensor, namespace
+from .rows import OneByOne, Rows, Together, take
+from .session import Session, check_positions
+
+
+class Batch:
+    """Sessions side by side.
+
+    Args:
+        sessions: prefilled, of one model.
+        steps: how many are to come, as far as is known: on a GPU many are worth a CUDA graph.
+
+    Attributes:
+        sessions: one a row. Between steps each can be used by itself.
+    """
+
+    def __init__(self, sessions: Iterable[Session] = (), steps: int = 0) -> None:
+        self.sessions = list(sessions)
+        self.steps = steps
+        self._parts: list[tuple[list[int], Rows]] = []
+        self._graph: Rows | None = None
+
+    def join(self, session: Session) -> None:
+        """A further row, the last."""
+        self.sessions.append(session)
+        self._parts.clear()
+
+    def leave(self, row: int) -> Session:
+        """Take a row out; those after it move up."""
+        self._parts.clear()
+        return self.sessions.pop(row)
+
+    def step(self, ids: list[int]) -> Tensor:
+        """Take in one token of each row.
+
+        Returns:
+            The next logits, ``[rows, vocabulary]``; each session has its own. They are overwritten
+            by the next step.
+
+        Raises:
+            InputError: a row is at the end of the model's positions.
+        """
+        logits = self._by_part(lambda rows, part: part.step([ids[row] for row in rows]))
+        for session, own in zip(self.sessions, logits):
+            session.logits = own
+        return logits
+
+    def extend_hidden(self, hidden: Tensor) -> Tensor:
+        """As :meth:`step`, from embeddings ``[rows, 1, hidden]`` to the last layer's output."""
+        return self._by_part(lambda rows, part: part.extend_hidden(take(hidden, rows)))
+
+    def _by_part(self, run: Callable[[list[int], Rows], Tensor]) -> Tensor:
+        """The results of the parts, in the order of the rows."""
+        for session in self.sessions:
+            check_positions(session.model, session.cache.seen + 1)
+        self._parts = self._parts or self._split()
+        results = [run(*part) for part in self._parts]
+        if len(results) == 1:
+            return results[0]
+        order = [row for rows, _ in self._parts for row in rows]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return take(namespace(results[0]).cat(results, dim=0), places)
+
+    def _split(self) -> list[tuple[list[int], Rows]]:
+        """Rows whose attention is one kernel, and rows that evict as they grow: each its own way.
+
+        Where there is no such kernel, all go that way.
+        """
+        kernels = attention_kernels(self.sessions[0].cache.layers[0].keys)
+        together = [row for row, s in enumerate(self.sessions) if kernels and not s.evicts]
+        alone = [row for row in range(len(self.sessions)) if row not in together]
+        parts = [(alone, OneByOne([self.sessions[row] for row in alone]))] if alone else []
+        if together:
+            parts.append((together, self._together([self.sessions[row] for row in together])))
+        return parts
+
+    def _together(self, sessions: list[Session]) -> Rows:
+        if namespace(sessions[0].cache.layers[0].keys).__name__ == "torch":
+            from . import cuda_graph
+
+            if self.steps >= cuda_graph.WORTH:
+                if self._graph is None or not self._graph.seat(sessions):
+                    self._graph = None  # its memory goes before the next takes as much
+                    self._graph = cuda_graph.GraphStep(sessions)
+                return self._graph
+        return Together(sessions)
