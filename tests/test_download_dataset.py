@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -259,3 +260,18 @@ def test_a_file_of_ones_own_among_longbench_is_not_replaced(server, tmp_path):
 def test_longbench_comes_whole(tmp_path):
     done = download(tmp_path, 9, "longbench", "--task", "qasper")
     assert_one_sentence(done, 2, "--task")
+
+
+def test_any_python_will_do():
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(("numpy", "tqdm", "yaml", "rouge_score", "paddle", "torch")))
+sys.argv = ["benchmarks", "missing", "longbench", "few_shot", "nowhere"]
+import runpy
+runpy.run_module("benchmarks", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parents[1] / "src", capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["trec", "triviaqa", "samsum", "lsht"]

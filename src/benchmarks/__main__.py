@@ -8,14 +8,16 @@ python -m benchmarks unpack BENCHMARK ARCHIVE DIRECTORY  those that are not ther
 import sys
 from pathlib import Path
 
-import benchmarks
-from benchmarks import published
+from benchmarks import infinitebench, longbench, published
 from kvevict.command import command
 from kvevict.errors import InputError
 
+# No others are imported, so that a Python without any packages can run this.
+BENCHMARKS = {one.name: one for module in (infinitebench, longbench) for one in module.BENCHMARKS}
+
 
 def _missing(name: str, spec: str, directory: str) -> None:
-    benchmark = benchmarks.get(name)
+    benchmark = BENCHMARKS[name]
     offered = [task.name for task in benchmark.tasks.values() if task.examples]
     wanted = benchmark.resolve(spec, offered)
     for task in wanted:
@@ -28,11 +30,11 @@ def _missing(name: str, spec: str, directory: str) -> None:
 
 
 def _check(name: str, task: str, path: str) -> None:
-    published.check(Path(path), benchmarks.get(name).tasks[task])
+    published.check(Path(path), BENCHMARKS[name].tasks[task])
 
 
 def _unpack(name: str, archive: str, directory: str) -> None:
-    tasks = published.missing(list(benchmarks.get(name).tasks.values()), Path(directory))
+    tasks = published.missing(list(BENCHMARKS[name].tasks.values()), Path(directory))
     published.unpack(Path(archive), tasks, Path(directory))
 
 
