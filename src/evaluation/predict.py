@@ -43,7 +43,13 @@ class Predictor:
         if self.prompting.compress == "context":
             sessions = self._after(tokens.compressed, policies)
         else:
-            sessions = prefill(self.decoder, tokens.compressed, policies, example.id)
+            sessions = prefill(
+                self.decoder,
+                tokens.compressed,
+                policies,
+                example.id,
+                question_tokens=tokens.question or None,
+            )
         _wait(sessions[0].logits, f"{task.name}, example {example.id}")
         shared = time.perf_counter() - began
         common = {

@@ -111,7 +111,8 @@ class Prompting:
         if self.benchmark.cut_as_text:  # some tokens more or less, once they are made of the text
             most = fitting
         cut = truncate(parts.compressed, most - len(parts.after))
-        return replace(parts, compressed=cut, uncut=uncut.total)
+        asked = min(parts.question, len(cut))
+        return replace(parts, compressed=cut, question=asked, uncut=uncut.total)
 
     def _parts(
         self, context: str, question: str, answer_prefix: str, template: ChatTemplate | None

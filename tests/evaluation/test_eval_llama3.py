@@ -18,9 +18,9 @@ def prefills(monkeypatch) -> list[tuple[tuple[int, ...], int]]:
     """The tokens of each prompt that is really prefilled, and for how many policies."""
     seen, real = [], predict.prefill
 
-    def prefill(model, ids, policies, *more):
+    def prefill(model, ids, policies, *more, **others):
         seen.append((tuple(ids), len(policies)))
-        return real(model, ids, policies, *more)
+        return real(model, ids, policies, *more, **others)
 
     monkeypatch.setattr(predict, "prefill", prefill)
     return seen

@@ -64,7 +64,7 @@ def test_heights_are_moved_apart_and_no_more(heights, gap):
 
 def many(cells: list[pool.Cell], count: int) -> pool.Group:
     """With ``count`` more settings of TOVA."""
-    (tova,) = [c for c in cells if (c.method, c.keep_ratio) == ("tova", 0.2)]
+    (tova,) = [c for c in cells if (c.method, c.keep) == ("tova", 0.2)]
     forms = [dataclasses.replace(tova, method=f"tova (kernel {i})") for i in range(count)]
     return pool.Group("", tuple([*cells, *forms]))
 
