@@ -14,6 +14,7 @@ from benchmarks.ruler.samples import SEED, stream
 from kvevict.errors import InputError
 from kvevict.files import make_directory, replacing, write
 from kvevict.models.tokenizer import Tokenizer
+from kvevict.progress import bar
 
 EXAMPLES = 500  # a task, as in the paper
 RECORD = "ruler.json"
@@ -59,8 +60,10 @@ def make(
     write(folder / RECORD, json.dumps(record, indent=2) + "\n")
     for task in missing:
         print(f"making {folder / task.file}", file=sys.stderr)
+        progress = {"desc": task.title, "total": record["examples"]}
         with replacing(folder / task.file) as new, open(new, "w", encoding="utf-8") as file:
-            file.writelines(_lines(task, tokenizer, record))
+            lines = _lines(task, tokenizer, record)
+            file.writelines(bar("{desc}: {n_fmt} of {total_fmt}", iterable=lines, **progress))
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
