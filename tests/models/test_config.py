@@ -67,6 +67,7 @@ def test_all_families_are_published_here() -> None:
         ({"architectures": ["Phi3ForCausalLM"]}, "this one is Phi3ForCausalLM"),
         ({"model_type": None}, "this one does not say what it is"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type 'dynamic' is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": "4"}}, "has no numbers"),
         ({"rope_scaling": "linear"}, "rope_scaling='linear' is not a set of keys"),
         ({"rope_scaling_factor": 4.0}, "rope_scaling_factor=4.0 means nothing"),
         (

@@ -37,19 +37,16 @@ _CONSTANTS = {"hidden_act": "silu", "partial_rotary_factor": 1.0}
 # No value of these changes what a model computes, one token after another, without dropout.
 # pretraining_tp only says in how many parts products were once summed.
 _HARMLESS = {
-    *(
-        "torch_dtype",
-        "dtype",
-        "transformers_version",
-        "paddlenlp_version",
-        "transformers.js_config",
-    ),
+    *("torch_dtype", "dtype", "transformers_version", "transformers.js_config"),
     *("unsloth_version", "unsloth_fixed", "is_llama_config", "model_name", "name_or_path"),
     *("initializer_range", "attention_dropout", "residual_dropout", "hidden_dropout"),
     *("resid_pdrop", "embd_pdrop", "attn_pdrop", "neftune_noise_alpha", "pretraining_tp"),
     *("use_cache", "return_dict", "torchscript", "id2label", "label2id", "num_labels"),
     *("task_specific_params", "problem_type", "tokenizer_class", "max_length", "max_new_tokens"),
-    *("do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
+    *("max_sequence_length", "model_max_length", "min_length", "num_return_sequences"),
+    *("do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty"),
+    *("num_beams", "num_beam_groups", "length_penalty", "diversity_penalty"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("chunk_size_feed_forward", "unk_token_id", "sep_token_id", "decoder_start_token_id"),
     *("seq_length", "use_flash_attention", "use_flash_attention_for_generation"),
     *("use_last_token_for_generation", "immediate_clear_past_key_value", "use_fused_rope"),
@@ -96,7 +93,7 @@ def max_positions(config: Mapping[str, Any]) -> int:
     positions, scaling = config["max_position_embeddings"], config.get("rope_scaling") or {}
     if rope_kind(config) == "yarn":
         original = scaling.get("original_max_position_embeddings") or positions
-        positions = max(positions, int(original * float(scaling.get("factor") or 1.0)))
+        positions = max(positions, int(original * (scaling.get("factor") or 1.0)))
     return min(positions, sliding_window(config) or positions)
 
 
@@ -132,8 +129,10 @@ def _kept(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
         if key in understood or (key in constants and value == constants[key]):
             kept[key] = value
         elif not _says_nothing(key, value) or (key in constants and value is not None):
-            only = f", only {constants[key]!r}" if key in constants else ""
-            raise InputError(f"{key}={value!r} is not supported in a {family.name} model{only}")
+            rest = "; if it changes no arithmetic, take it out of the file"
+            if key in constants:
+                rest = f", only {constants[key]!r}"
+            raise InputError(f"{key}={value!r} is not supported in a {family.name} model{rest}")
     return kept
 
 
@@ -193,11 +192,15 @@ def _rotated_layers(config: Mapping[str, Any]) -> list[int]:
 
 
 def _complete_yarn(config: dict[str, Any]) -> None:
-    scaling, positions = config.get("rope_scaling"), config["max_position_embeddings"]
-    if rope_kind(config) == "yarn":
-        original = scaling.setdefault("original_max_position_embeddings", positions)
-        if scaling.get("factor") is None:
-            scaling["factor"] = positions / original
+    if rope_kind(config) != "yarn":
+        return
+    scaling, positions = config["rope_scaling"], config["max_position_embeddings"]
+    original = scaling.get("original_max_position_embeddings") or positions
+    factor = scaling.get("factor")
+    if not all(isinstance(number, (int, float)) for number in (original, factor or 1.0)):
+        raise InputError(f"rope_scaling={scaling!r} has no numbers")
+    scaling["original_max_position_embeddings"] = original
+    scaling["factor"] = factor or positions / original
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:
