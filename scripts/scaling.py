@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from kvevict.budget import Ratio, per_head
+from kvevict.command import command
 
 LAYERS, QUERY_HEADS, KV_HEADS, HEAD_DIM, HIDDEN, MLP = 80, 64, 8, 128, 8192, 28672
 RANKS, BF16, WORD = 8, 2, 4  # a word is a float32 score or an int32 count
@@ -66,6 +67,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
+@command()
 def main() -> None:
     columns = [sizes(n) for n in LENGTHS.values()]
     print(table(["", *LENGTHS], [[name, *(c[name] for c in columns)] for name in columns[0]]))
@@ -78,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

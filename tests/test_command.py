@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.reporting.runs import write_run
 
 SRC = Path(__file__).parents[1] / "src"
 LINES = 20_000  # more than a pipe holds
@@ -152,6 +156,34 @@ def test_help_reaches_every_terminal(command):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.isascii() and "usage: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["../data/construct_synthetic_dataset.py", "--task=passkey", "--out_dir={tmp}", "--force"],
+         "passkey.jsonl"),
+        (["compute_scores.py", "--output_dir={runs}", "--json={tmp}/scores"], "scores"),
+        (["report.py", "--output_dir={runs}", "--out={tmp}"], "mean.png"),
+        (["report.py", "scores", "--output_dir={runs}", "--out={tmp}/scores"], "scores"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_named_and_keeps_what_was_there(tmp_path, arguments, written):
+    write_run(tmp_path / "runs" / "one", "nacl", [True, False])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / written).write_text("old")
+    places = {"tmp": out, "runs": tmp_path / "runs"}
+    done = subprocess.run(
+        [sys.executable, *(part.format(**places) for part in arguments)],
+        cwd=SRC,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: cannot write {out}/\\S+: File too large\n", done.stderr)
+    assert [path.read_text() for path in out.iterdir()] == ["old"]
 
 
 def test_a_long_wait_says_what_it_is_for():

