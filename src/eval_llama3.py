@@ -25,6 +25,7 @@ from benchmarks import Benchmark, Example, Task
 from benchmarks.examples import read_examples
 from evaluation import arguments
 from evaluation.launch import Processes
+from evaluation.policies import chosen_policies
 from evaluation.predict import Predictor
 from evaluation.progress import Progress
 from evaluation.prompting import Prompting
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(args: Namespace) -> None:
     """Run every task under every policy asked for; what can be wrong is found out first."""
     parts = arguments.chosen_benchmarks(args)
-    policies, wanted = arguments.policies(args), parts[0].resolve(args.task)
+    policies, wanted = chosen_policies(args), parts[0].resolve(args.task)
     processes = Processes()
     rank = processes.rank if processes.world > 1 else None
     data = []
