@@ -1,48 +1,25 @@
-"""From flags and YAML files to policies and run directories."""
+"""From flags to what is evaluated, and where results go."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import benchmarks
+from evaluation.policies import add_policy_flags, whole_numbers
 from kvevict import files
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, from_here, user_path
 from kvevict.errors import InputError
-from kvevict.methods import METHODS, NACL, VARIANTS, Full, LaProx, Policy, build, describe
-from kvevict.methods.registry import ALIASES
+from kvevict.methods import Policy, describe
 from kvevict.models import BUILTINS, DEFAULT_MODEL
 
 LENGTH = 4096  # tokens, where a benchmark is made to a length
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "configs"
-
-BUDGETS = {"keep_ratio": float, "budget": int}  # the two ways to give one
-# Flags that are settings of a policy, under the release's names. Unset, the method decides.
-SCALED = "; with --keep_ratio only the proportions of the three shares count"
-NACL_FLAGS = {
-    "proxy_tokens_ratio": "share of the prompt's last tokens whose attention scores",
-    "proxy_token_keep_ratio": "share of the cache kept by score" + SCALED,
-    "random_token_keep_ratio": "share of the cache drawn at random" + SCALED,
-    "token_protect_ratio": "share of sinks and recent tokens, always kept" + SCALED,
-    "sink_tokens": "first tokens kept, at most half of the protected share",
-    "proxy_tokens": "how many of the last tokens score, in place of a share: a number, or question",
-}
-COMMON_FLAGS = {
-    "min_eviction_seqlen": "prompts of this many tokens or fewer are left whole",
-    "seed": "of the methods that draw",
-    "decode_slack": "go on evicting while decoding, this many entries above the budget",
-}
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -113,30 +90,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="decode all settings of a prompt as one batch: faster, rounded otherwise",
     )
-    p.add_argument("--method", help=f"separated by commas: {', '.join(METHODS)}")
-    p.add_argument("--enable_nacl_evict", action="store_true", help="the same as --method nacl")
-    p.add_argument(
-        "--keep_ratio",
-        help="shares of the cache to keep, separated by commas "
-        f"(default: {Policy.default_keep_ratio}; laprox {LaProx.default_keep_ratio})",
-    )
-    p.add_argument(
-        "--budget",
-        help="entries of each kv head to keep, on average, in place of a share, separated by "
-        "commas; shorter prompts stay whole, and --min_eviction_seqlen is 0 unless given",
-    )
-    p.add_argument(
-        "--config", type=user_path, help="YAML of one or more methods; flags override it"
-    )
-    for name, text in NACL_FLAGS.items():
-        default = getattr(NACL, name)
-        kind = _tokens if default is None else int if isinstance(default, int) else float
-        shown = "" if default is None else f" (default: {default})"
-        p.add_argument(f"--{name}", type=kind, help=f"of nacl: {text}{shown}")
-    for name, text in COMMON_FLAGS.items():
-        default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Full(), name)
-        shown = "" if default is None else f" (default: {default})"
-        p.add_argument(f"--{name}", type=int, help=text + shown)
+    add_policy_flags(p)
     args = p.parse_args(argv)
     if args.start_idx < 0 or (args.stop_idx is not None and args.stop_idx <= args.start_idx):
         raise InputError("--start_idx and --stop_idx must name a range of examples")
@@ -160,55 +114,8 @@ def chosen_benchmarks(args: argparse.Namespace) -> list[benchmarks.Benchmark]:
         return [one]
     lengths = [LENGTH]
     if args.length is not None:
-        lengths = [_whole(text) for text in args.length.split(",")]
+        lengths = whole_numbers("length", args.length)
     return [one.at_length(length) for length in dict.fromkeys(lengths)]
-
-
-def policies(args: argparse.Namespace) -> list[Policy]:
-    """One policy for each method, budget and seed; the full cache where no method is named.
-
-    Raises:
-        InputError: an unknown method, a malformed file, a setting out of range or of no effect, or
-            methods that would keep different shares without anyone having said so.
-    """
-    entries = _entries(args)
-    named = {entry["method"] for entry in entries}
-    nacl = _given(args, NACL_FLAGS)
-    for flag in nacl:
-        if not any(flag in _settings(method) for method in named):
-            raise InputError(f"--{flag} is a setting of nacl, which is not asked for")
-    if {"proxy_tokens", "proxy_tokens_ratio"} <= nacl.keys():
-        raise InputError("--proxy_tokens and --proxy_tokens_ratio both say which rows score")
-    common = _given(args, COMMON_FLAGS)
-    of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
-    for flag, kind in BUDGETS.items():
-        text = getattr(args, flag)
-        if text is not None:
-            common[flag] = [_number(flag, kind, one) for one in text.split(",")]
-            if named == {"full"}:
-                raise InputError(f"--{flag} needs a --method that evicts")
-    chosen = []
-    for entry in entries:
-        if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            own = {flag: nacl[flag] for flag in nacl.keys() & _settings(entry["method"])}
-            flags = {**common, **own}
-            entry = {**_without(entry, flags), **flags}
-            if "budget" not in entry:  # which has a default of its own
-                entry = {**of_benchmark, **entry}
-        chosen += _built(entry)
-    for policy in chosen:
-        if args.compress == "context" and getattr(policy.scorer, "proxy_tokens", 0) == "question":
-            raise InputError(
-                f"{policy.name} scores by the question's tokens, which --compress context does not "
-                "know yet"
-            )
-    ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
-    if args.config is None and not BUDGETS.keys() & common and len(set(ratios.values())) > 1:
-        own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
-        raise InputError(
-            f"methods differ in their default ratio ({own}); give --keep_ratio or --budget"
-        )
-    return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
 
 def runs(
@@ -257,96 +164,5 @@ def runs(
         yield f"{args.model_name or model.name}_{of_policy}_{digest}", settings
 
 
-def read_config(path: str | Path) -> list[dict[str, Any]]:
-    """A YAML file of settings: ``method`` and its settings, or a list of such mappings.
-
-    Raises:
-        InputError: no such file, or an entry that is no policy; names file and line or entry.
-    """
-    file = Path(path)
-    if not file.exists() and not file.is_absolute() and (CONFIGS.parent / file).exists():
-        file = CONFIGS.parent / file  # `configs/nacl.yaml` works from src/ too
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        where = f"{path}, line {error.problem_mark.line + 1}"
-        raise InputError(f"{where}: not YAML ({error.problem})") from None
-    except (yaml.YAMLError, ValueError):  # ValueError: not UTF-8, or a date like 2024-13-01
-        raise InputError(f"{path} is not YAML") from None
-    entries = config if isinstance(config, list) and config else [config]
-    for number, entry in enumerate(entries, 1):
-        where = f"{path}, entry {number}" if entries is config else path
-        if not isinstance(entry, dict) or not isinstance(entry.get("method"), str):
-            raise InputError(f'{where}: no "method" is named')
-        if not all(isinstance(key, str) for key in entry):
-            raise InputError(f"{where}: a setting's name is not a text")
-        try:
-            _built(entry)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    return entries
-
-
-def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Methods with what the file says of them."""
-    named = [] if args.method is None else [name.strip() for name in args.method.split(",")]
-    if args.enable_nacl_evict and "nacl" not in named:
-        named.append("nacl")
-    if args.config is None:
-        return [{"method": method} for method in named or ["full"]]
-    entries = read_config(args.config)
-    of_file = list(dict.fromkeys(entry["method"] for entry in entries))
-    if named and named != of_file:
-        raise InputError(f"--config is of {','.join(of_file)}, the flags ask for {','.join(named)}")
-    return entries
-
-
-def _built(entry: dict[str, Any]) -> list[Policy]:
-    """A policy for each of an entry's budgets and seeds, which may be lists."""
-    lists = {key: entry[key] for key in (*BUDGETS, "seed") if isinstance(entry.get(key), list)}
-    for key, values in lists.items():
-        if not values:
-            raise InputError(f"setting {key!r} of {entry['method']} is an empty list")
-    return [build(**{**entry, **dict(zip(lists, v))}) for v in product(*lists.values())]
-
-
-def _without(entry: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """What of an entry flags leave: not the settings they give, and not another kind of budget."""
-    given = {*flags, *(BUDGETS if BUDGETS.keys() & flags else ())}
-    return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in given}
-
-
-def _settings(method: str) -> set[str]:
-    """The names of a method's settings; none of a method that there is not."""
-    known = {**METHODS, **VARIANTS}
-    return {each.name for each in fields(known[method])} if method in known else set()
-
-
-def _given(args: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def _made() -> str:
     return ", ".join(name for name, one in benchmarks.known().items() if one.make)
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text.strip()) or not int(text):
-        raise InputError(f"--length takes whole numbers separated by commas, not {text!r}")
-    return int(text)
-
-
-def _tokens(text: str) -> int | str:
-    return text if text == "question" else int(text)
-
-
-def _number(flag: str, kind: type, text: str) -> float:
-    try:
-        return kind(text)
-    except ValueError:
-        whole = "whole " if kind is int else ""
-        raise InputError(
-            f"--{flag} takes {whole}numbers separated by commas, not {text!r}"
-        ) from None

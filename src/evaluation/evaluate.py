@@ -15,6 +15,7 @@ from benchmarks import Benchmark, Example, Task
 from benchmarks.examples import read_examples
 from evaluation import arguments
 from evaluation.launch import Processes
+from evaluation.policies import chosen_policies
 from evaluation.predict import Predictor
 from evaluation.progress import Progress
 from evaluation.prompting import Prompting
@@ -47,7 +48,7 @@ class Part:
 def evaluate(args: Namespace) -> None:
     """Run every task under every policy asked for; what can be wrong is found out first."""
     chosen = arguments.chosen_benchmarks(args)
-    policies, wanted = arguments.policies(args), chosen[0].resolve(args.task)
+    policies, wanted = chosen_policies(args), chosen[0].resolve(args.task)
     processes = Processes()
     first = processes.rank == 0
     place, dtype = use_device(args.device, args.dtype, args.framework)

@@ -35,6 +35,8 @@ def policies(size: dict, **common) -> list:
         build("laprox", allocator="adakv", **common),
         build("h2o", allocator="pyramidkv", selector="nacl", **common),
         build("tova", allocator="laprox", **common),
+        build("nacl", proxy_tokens=3, **common),
+        build("laprox", reading="group_mean", window_size=5, **common),
     ]
     return result
 

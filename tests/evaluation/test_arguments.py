@@ -12,8 +12,19 @@ from pathlib import Path
 import pytest
 
 from evaluation import arguments
+from evaluation.policies import CONFIGS, NACL_FLAGS, chosen_policies
 from kvevict.errors import InputError
-from kvevict.methods import H2O, METHODS, NACL, AdaKV, Full, LaProx, SnapKV, describe
+from kvevict.methods import (
+    H2O,
+    METHODS,
+    NACL,
+    AdaKV,
+    Full,
+    LaProx,
+    NACLPaper,
+    SnapKV,
+    describe,
+)
 
 SRC = Path(__file__).parents[2] / "src"
 DATA = Path(__file__).parents[2] / "docs" / "data"
@@ -26,12 +37,12 @@ RELEASE = (
 
 
 def policies(flags: str):
-    return arguments.policies(arguments.parse(flags.split()))
+    return chosen_policies(arguments.parse(flags.split()))
 
 
 def names(flags: str) -> list[str]:
     args = arguments.parse(flags.split())
-    return [name for name, _ in arguments.runs(args, arguments.policies(args))]
+    return [name for name, _ in arguments.runs(args, chosen_policies(args))]
 
 
 def test_the_flags_of_the_release_with_their_defaults_are_our_defaults():
@@ -42,9 +53,9 @@ def test_without_a_method_the_cache_is_full():
     assert policies("") == policies("--method full --min_eviction_seqlen 9 --seed 3") == [Full()]
 
 
-@pytest.mark.parametrize("flag", [*arguments.NACL_FLAGS])
+@pytest.mark.parametrize("flag", [*NACL_FLAGS])
 def test_every_flag_of_nacl_ends_in_its_policy(flag):
-    value = {"sink_tokens": 3}.get(flag, 0.02)
+    value = {"sink_tokens": 3, "proxy_tokens": 11}.get(flag, 0.02)
     assert policies(f"--enable_nacl_evict --{flag} {value}") == [NACL(**{flag: value})]
     assert policies(f"--method nacl --{flag} {value}") != [NACL()]
 
@@ -78,6 +89,20 @@ def test_each_config_is_that_of_its_method(method):
 def test_methods_and_ratios_are_crossed_and_the_full_cache_comes_once():
     wanted = [Full(), NACL(0.1), NACL(0.2), LaProx(keep_ratio=0.1), LaProx(keep_ratio=0.2)]
     assert policies("--method full,nacl,laprox,nacl --keep_ratio 0.1,0.2") == wanted
+
+
+def test_proxies_in_tokens(tmp_path, capsys):
+    assert policies("--method nacl --proxy_tokens question") == [NACL(proxy_tokens="question")]
+    both = policies("--method nacl,nacl-paper,h2o --proxy_tokens 11")
+    assert both == [NACL(proxy_tokens=11), NACLPaper(proxy_tokens=11), H2O()]
+    config = several(tmp_path, "{method: nacl, proxy: question, keep_ratio: 0.1}")
+    assert policies(config) == [NACL(0.1, proxy_tokens="question")]
+    assert policies(f"{config} --proxy_tokens 5") == [NACL(0.1, proxy_tokens=5)]
+    capsys.readouterr()
+    policies("--method nacl-paper --keep_ratio 0.05,0.1,0.3")
+    assert capsys.readouterr().err == (
+        "note: nacl-paper: its paper keeps 10 to 30%; 0.05 takes the proportions of the nearest\n"
+    )
 
 
 def test_budgets_in_entries(tmp_path):
@@ -153,12 +178,18 @@ def test_data_range_and_place_do_not_change_the_run():
         ("--budget 64", "--budget needs a --method that evicts"),
         ("--method h2o --budget 64,x", "--budget takes whole numbers separated by commas, not 'x'"),
         ("--method h2o --budget 64.5", "--budget takes whole numbers separated by commas"),
-        ("--method h2o --budget 0", "budget must be at least 1, not 0"),
+        ("--method h2o --budget 0", "--budget takes whole numbers separated by commas, not '0'"),
         ("--method h2o --budget 64 --keep_ratio 0.2", "as keep_ratio or in entries as budget, not"),
         ("--enable_nacl_evict --proxy_tokens_ratio 2", "proxy_tokens_ratio must lie between"),
         ("--enable_nacl_evict --proxy_token_keep_ratio 0.95", "must add up to between 0 and 1"),
         ("--enable_nacl_evict --sink_tokens -1", "sink_tokens must not be negative"),
         ("--enable_nacl_evict --min_eviction_seqlen -1", "min_eviction_seqlen must not be neg"),
+        ("--method nacl --proxy_tokens all", "--proxy_tokens: a number or question, not 'all'"),
+        ("--method nacl --proxy_tokens 0", "proxy_tokens must be at least 1, not 0"),
+        ("--method h2o --proxy_tokens 4", "--proxy_tokens is a setting of nacl, which"),
+        ("--method nacl --proxy_tokens 4 --proxy_tokens_ratio 0.1", "both say which rows score"),
+        ("--method nacl-paper --proxy_token_keep_ratio 0.1", "is a setting of nacl, which"),
+        ("--method nacl --proxy_tokens question --compress context", "--compress context does not"),
         ("--method h2o --sink_tokens 4", "--sink_tokens is a setting of nacl"),
         ("--start_idx -1", "--start_idx and --stop_idx must name a range"),
         ("--start_idx 4 --stop_idx 4", "--start_idx and --stop_idx must name a range"),
@@ -235,7 +266,7 @@ def test_a_bad_flag_is_not_put_down_to_the_file():
 
 
 def test_the_readmes_example(tmp_path):
-    text = (arguments.CONFIGS / "README.md").read_text("utf-8")
+    text = (CONFIGS / "README.md").read_text("utf-8")
     found = policies(several(tmp_path, text.split("```yaml\n")[1].split("```")[0]))
     assert [policy.name for policy in found] == [
         "full",
@@ -310,7 +341,7 @@ def test_the_studys_settings():
     """What docs/study.md says it compares: 14 methods, and 16 variants of two of them."""
     found = policies("--config configs/studies/study.yaml")
     assert len(found) == len(set(found)) == 109
-    assert {policy.name.partition("-")[0] for policy in found} == set(METHODS)
+    assert {policy.name.partition("-")[0] for policy in found} == set(METHODS) - {"nacl-paper"}
     assert {policy.decode_slack for policy in found} == {None}
     assert {policy.keep_ratio for policy in found} == {1.0, 0.5, 0.2, 0.1, 0.05}
     assert {policy.min_eviction_seqlen for policy in found if policy.name != "full"} == {1024}
@@ -366,5 +397,5 @@ def test_paths_are_written_alike_in_all_flags(monkeypatch, tmp_path):
     for name in ("~/model", "~/model/", str(tmp_path / "link"), "model"):
         monkeypatch.chdir(tmp_path)
         args = arguments.parse([f"--model_path={name}"])
-        ((run, settings),) = arguments.runs(args, arguments.policies(args))
+        ((run, settings),) = arguments.runs(args, chosen_policies(args))
         assert run.startswith("model_full_") and settings["model_path"] == str(tmp_path / "model")

@@ -9,9 +9,10 @@ from kvevict import InputError, LaProx, build, ops
 from kvevict.engine import decode
 from kvevict.engine.prompt_eviction import Eviction
 from kvevict.methods import Composition
+from kvevict.methods.laprox import OutputScore
 from kvevict.methods.nacl import ProxyScore
-from kvevict.methods.parts import ModelWide
-from tests.methods.brute import Prompt, grow, held, kept, pool, run, shrink
+from kvevict.methods.parts import ModelWide, TopK
+from tests.methods.brute import Prompt, choose, grow, held, kept, pool, run, shrink
 
 
 def scores(prompt: Prompt, layer: int, window: int, kernel: int, project: bool) -> np.ndarray:
@@ -53,6 +54,66 @@ def test_same_entries_as_one_selection_after_the_last_layer(
     policy = LaProx(keep_ratio, **settings, min_eviction_seqlen=0)
     expected = one_selection(prompt, int(n * keep_ratio), window, kernel, project)
     assert kept(run(policy, prompt), prompt) == expected
+
+
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("pool_at", [None, "product", "attention"])
+@pytest.mark.parametrize("reading", ["per_head", "group_mean"])
+def test_what_the_paper_leaves_open(reading: str, pool_at: str | None, project: bool) -> None:
+    n, window, group = 120, 8, 3
+    prompt = Prompt(7, n, layers=3, kv_heads=2, group=group)
+    ranking = []
+    for layer in range(3):
+        weights = prompt.weights(layer)[:, :, -window:]
+        norms = np.linalg.norm(prompt.projected(layer), axis=-1) if project else 1.0
+        if reading == "group_mean":
+            attention = np.linalg.norm(weights.mean(1), axis=1)[:, None]
+            norms = norms.sum(1, keepdims=True) if project else 1.0
+        else:
+            attention = np.linalg.norm(weights, axis=2)
+        if (pool_at or {"per_head": "product"}.get(reading)) == "product":
+            own = np.stack([pool(s, window, 7) for s in (attention * norms).sum(1)])
+        else:
+            own = np.stack([[pool(s, window, 7) for s in heads] for heads in attention])
+            own = (own * norms).sum(1)
+        own /= own.sum()
+        ranking += [(-own[h, j], layer, h, j) for h in range(2) for j in range(n - window)]
+    expected = [[list(range(n - window, n)) for _ in range(2)] for _ in range(3)]
+    for _, layer, h, j in sorted(ranking)[: (24 - window) * 2 * 3]:
+        expected[layer][h].append(j)
+    settings = {"window_size": window, "project": project, "min_eviction_seqlen": 0}
+    policy = LaProx(0.2, reading=reading, pool=pool_at, **settings)
+    positions = kept(run(policy, prompt), prompt)
+    assert positions == [[sorted(own) for own in layer] for layer in expected]
+
+
+def test_window_rows_move_on_while_decoding() -> None:
+    """The group's mean over the last rows, each over the entries that were there at its time."""
+    n, window, steps, budget = 60, 4, 9, 15
+    prompt = Prompt(11, n, layers=1, kv_heads=2, group=2, more=steps)
+    parts = {"scorer": OutputScore(window, 3, project=False, reading="group_mean")}
+    settings = {"keep_ratio": 0.25, "min_eviction_seqlen": 0, "decode_slack": 0}
+    policy = Composition(name="rows", **parts, selector=TopK(recent=window), **settings)
+    session = run(policy, prompt)
+    rows = prompt.weights(0).mean(1)[:, -window:]  # [kv_heads, rows, n]
+    state = [
+        {j: list(rows[h, :, j]) for j in positions}
+        for h, positions in enumerate(kept(session, prompt)[0])
+    ]
+    for step in range(n, n + steps):
+        session.extend([1])
+        for h, held_rows in enumerate(state):
+            positions = [*held_rows, step]
+            keys = prompt.k[0, h, positions].astype(np.float64)
+            q = prompt.q[0, 2 * h : 2 * h + 2, step].astype(np.float64)
+            weights = np.exp(q @ keys.T / 8**0.5)
+            weights = (weights / weights.sum(-1, keepdims=True)).mean(0)
+            before = {**held_rows, step: [0.0] * window}
+            grown = {j: [*before[j][1:], w] for j, w in zip(positions, weights)}
+            scores = pool(np.linalg.norm(list(grown.values()), axis=1), window, 3)
+            left = choose(scores, budget, 0, window)
+            state[h] = {positions[i]: grown[positions[i]] for i in left}
+        assert held(session, prompt, 0) == [list(own) for own in state]
 
 
 def test_values_are_projected_in_parts(monkeypatch) -> None:
@@ -139,6 +200,19 @@ def test_statistics_follow_the_entries_that_stay() -> None:
             grown = grow(state[layer], prompt, layer, step)
             state[layer] = [shrink(own, b) for own, b in zip(grown, budgets[layer])]
             assert held(session, prompt, layer) == [list(own) for own in state[layer]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reading": "mean"}, "reading must be 'per_head' or 'group_mean', not 'mean'"),
+        ({"pool": "score"}, "pool must be 'product' or 'attention', not 'score'"),
+        ({"kernel_size": 2}, "kernel_size must be odd"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LaProx(**settings)
 
 
 @pytest.mark.parametrize("selector", ["nacl", "criticalkv", "h2o"])

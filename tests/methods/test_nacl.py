@@ -5,12 +5,13 @@ from fractions import Fraction
 import numpy as np
 import paddle
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kvevict import NACL, InputError, noise
+from kvevict.engine import prefill
 from kvevict.methods import LayerView, PromptShape
-from tests.methods.brute import Prompt, best, kept, run
+from tests.methods.brute import Prompt, best, choose, kept, run
 from tests.test_noise import hashed
 
 N = 300
@@ -111,9 +112,73 @@ def test_sinks_take_at_most_half_of_what_is_protected(n, sink_tokens, protect, b
     assert sinks == min(sink_tokens, both // 2)
 
 
+@pytest.mark.parametrize(("tokens", "asked"), [(7, None), ("question", 7), (11, 7)])
+def test_proxies_in_tokens(tokens: int | str, asked: int | None) -> None:
+    """A number of rows, or as many as the question has tokens."""
+    prompt = Prompt(4, 120)
+    policy = NACL(0.3, proxy_tokens=tokens, random_token_keep_ratio=0.0, min_eviction_seqlen=0)
+    (session,) = prefill(prompt, [1] * 120, [policy], record=True, question_tokens=asked)
+    rows = tokens if isinstance(tokens, int) else asked
+    for layer, heads in enumerate(kept(session, prompt)):
+        sums = prompt.weights(layer)[:, :, -rows:].sum((1, 2))
+        assert heads == [choose(own, 36, 1, 1) for own in sums]
+
+
+def test_a_question_that_nobody_told() -> None:
+    policy = NACL(0.3, proxy_tokens="question", min_eviction_seqlen=0)
+    with pytest.raises(InputError, match="the proxies are the question's tokens, and nobody said"):
+        run(policy, Prompt(1, 50))
+    for wrong in (0, 51):
+        with pytest.raises(InputError, match=f"of 50 tokens cannot end in a question of {wrong}"):
+            prefill(Prompt(1, 50), [1] * 50, [policy], question_tokens=wrong)
+
+
+CUTS = st.lists(st.integers(0, 1000), min_size=3, max_size=3).map(sorted)
+SIZES = st.one_of(
+    st.builds(lambda entries: {"budget": entries}, st.integers(1, 10**4)),
+    st.builds(lambda thousandths: {"keep_ratio": thousandths / 1000}, st.integers(1, 1000)),
+)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**6), st.integers(1, 1000), st.integers(0, 1000), SIZES)
+def test_without_its_random_part_it_draws_nothing(n, total, protect, size) -> None:
+    """At any length, ratio and budget, and whatever an allocator gives to a head."""
+    protect = min(protect, total)
+    shares = {
+        "proxy_token_keep_ratio": (total - protect) / 1000,
+        "token_protect_ratio": protect / 1000,
+    }
+    policy = NACL(**shares, **size, random_token_keep_ratio=0.0, min_eviction_seqlen=0)
+    prompt, entries = policy.shape(n), policy.entries(n)
+    counts = [entries - sum(policy.selector.protected(prompt, entries)), 0, 7]
+    assert policy.selector._by_score(counts, prompt) == counts
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**6), CUTS)
+def test_of_an_equal_share_the_floor_goes_by_score(n, cuts) -> None:
+    proxy, protect, random = cuts[0], cuts[1] - cuts[0], max(1, cuts[2] - cuts[1])
+    assume(proxy + protect + random <= 1000)
+    policy = NACL(
+        proxy_token_keep_ratio=proxy / 1000,
+        random_token_keep_ratio=random / 1000,
+        token_protect_ratio=protect / 1000,
+        min_eviction_seqlen=0,
+    )
+    prompt, entries = policy.shape(n), policy.entries(n)
+    counts = [entries - sum(policy.selector.protected(prompt, entries))]
+    (by_score,) = policy.selector._by_score(counts, prompt)
+    assert by_score == min(n * proxy // 1000, counts[0])
+    assert -1 < counts[0] - by_score - n * Fraction(random, 1000) < 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"proxy_tokens": 0}, "proxy_tokens must be at least 1, not 0"),
+        ({"proxy_tokens": "all"}, "proxy_tokens must be a whole number or 'question', not 'all'"),
+        ({"proxy_tokens": True}, "proxy_tokens must be a whole number or 'question', not True"),
         ({"proxy_token_keep_ratio": 0.95}, "must add up to between 0 and 1"),
         ({"proxy_tokens_ratio": 1.2}, "proxy_tokens_ratio must lie between 0 and 1"),
         ({"random_token_keep_ratio": -0.1}, "random_token_keep_ratio must lie between 0 and 1"),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Optional, Union
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvevict import InputError
@@ -114,6 +114,7 @@ def test_annotations_are_evaluated() -> None:
         Unknown()
 
 
+@settings(deadline=None)
 @given(st.decimals(0, 1, places=9), st.integers(0, 10**9))
 def test_a_ratio_is_the_decimal_that_was_written(decimal, n: int) -> None:
     ratio = Every(ratio=float(decimal)).ratio

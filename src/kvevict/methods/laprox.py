@@ -66,7 +66,7 @@ class OutputScore(Scorer):
 
 
 def _norm_of_mean(weights: Tensor) -> Tensor:
-    """The norm over rows of the mean over a group: ``[kv_heads, 1, N]``."""
+    """Of ``[kv_heads, group, rows, N]`` the norm over rows of the group's mean, kept as one."""
     mean = weights.mean(dim=1)
     return (mean * mean).sum(dim=1, keepdim=True).sqrt()
 
