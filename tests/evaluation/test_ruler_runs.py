@@ -155,3 +155,8 @@ def test_the_command_refuses_what_does_not_go_together(llama, tmp_path):
     done = make(tmp_path, "--model_path", llama, "--length", 8000, "--task", "qa_2")
     assert done.returncode == 2 and "error: qa_2 has" in done.stderr
     assert [path.name for path in (tmp_path / "8000").iterdir()] == ["ruler.json"]
+    flags = ["--model_path", llama, "--length", 8000, "--num_examples", 2]
+    assert make(tmp_path, *flags, "--task", "qa_2").returncode == 0, (
+        "nothing there was made with 500"
+    )
+    assert len(read(tmp_path / "8000" / "qa_2.jsonl")) == 2

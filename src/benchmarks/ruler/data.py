@@ -87,7 +87,10 @@ def _lines(task: Task, tokenizer: Tokenizer, record: dict[str, Any]) -> Iterator
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    """What made the files of a folder; nothing where there are none."""
     file = folder / RECORD
+    if not any(folder.glob("[!.]*.jsonl")):
+        return {}
     try:
         return dict(json.loads(file.read_text("utf-8")))
     except FileNotFoundError:
