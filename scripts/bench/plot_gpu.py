@@ -39,7 +39,9 @@ def main() -> None:
         memory.barh(place, peak, color=color, alpha=0.35)
         memory.barh(place, cache, color=color)
         memory.text(peak, place, f" {peak:.1f}, cache {cache:.1f}", va="center", fontsize=8)
-    memory.set_title("prefill of 131,072 tokens: peak memory, and the cache within, GiB", fontsize=9)
+    memory.set_title(
+        "prefill of 131,072 tokens: peak memory, and the cache within, GiB", fontsize=9
+    )
     memory.set_yticks(range(len(ROWS)), list(ROWS), fontsize=8)
     memory.invert_yaxis()
     memory.spines[["top", "right", "bottom"]].set_visible(False)

@@ -34,6 +34,10 @@ def read_file(path: Path, task: Task) -> Iterator[Example]:
             raise InputError(f"{where}: this {task.name} example {fault}")
         try:
             task.score("", task.reference(fields))
+        except KeyError as error:
+            raise InputError(
+                f'{where}: this {task.name} example has no "{error.args[0]}"'
+            ) from None
         except InputError as error:
             raise InputError(
                 f"{where}: this {task.name} example has no good answer: {error}"
