@@ -87,11 +87,11 @@ def chosen_policies(args: argparse.Namespace) -> list[Policy]:
                 "know yet"
             )
     ratios = {policy.name: policy.keep_ratio for policy in chosen if policy.name != "full"}
-    said = (args.config, args.keep_ratio, args.budget) != (None, None, None)
-    if not said and len(set(ratios.values())) > 1:
-        own = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
+    by_default = (args.config, args.keep_ratio, args.budget) == (None, None, None)
+    if by_default and len(set(ratios.values())) > 1:
+        listed = ", ".join(f"{name} {ratio:g}" for name, ratio in ratios.items())
         raise InputError(
-            f"methods differ in their default ratio ({own}); give --keep_ratio or --budget"
+            f"methods differ in their default ratio ({listed}); give --keep_ratio or --budget"
         )
     return list({json.dumps(describe(policy)): policy for policy in chosen}.values())
 
@@ -104,8 +104,8 @@ def _chosen(args: argparse.Namespace) -> list[Policy]:
     chosen = []
     for entry in entries:
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
-            own = {flag: nacl[flag] for flag in nacl.keys() & _settings(entry["method"])}
-            flags = {**common, **own}
+            of_method = nacl.keys() & _settings(entry["method"])
+            flags = {**common, **{flag: nacl[flag] for flag in of_method}}
             entry = {**_without(entry, flags), **flags}
             if "budget" not in entry:  # which has a default of its own
                 entry = {**of_benchmark, **entry}
@@ -186,8 +186,8 @@ def _built(entry: dict[str, Any]) -> list[Policy]:
 
 def _without(entry: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     """What of an entry flags leave: not the settings they give, and not another kind of budget."""
-    given = {*flags, *(BUDGETS if BUDGETS.keys() & flags else ())}
-    return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in given}
+    overridden = {*flags, *(BUDGETS if BUDGETS.keys() & flags else ())}
+    return {key: value for key, value in entry.items() if ALIASES.get(key, key) not in overridden}
 
 
 def _settings(method: str) -> set[str]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvevict import InputError
 from kvevict.attention import ColumnStatistic, WindowRows, attend
 from tests.attention import numpy_attention as dense
 
@@ -47,3 +48,18 @@ def test_what_a_row_does_not_see_weighs_nothing(scale: float) -> None:
     weights = attend(*map(paddle.to_tensor, (q, k, k)), (asked,)).columns[asked].numpy()[0, 0]
     assert (weights[~np.tri(6, dtype=bool)] == 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WindowRows(0), "the rows of a statistic are a number above 0, not 0"),
+        (lambda: WindowRows(None), "the rows of a statistic are a number above 0"),
+        (lambda: ColumnStatistic("sum", rows=2.0), "are a number above 0, not 2.0"),
+        (lambda: ColumnStatistic("max"), "a column statistic is one of sum, .*, not 'max'"),
+        (lambda: ColumnStatistic("count_below_mean", causal=False), "is of causal rows"),
+    ],
+)
+def test_statistics_that_are_none(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

@@ -40,7 +40,7 @@ class ValueNorm(Scorer):
 class ByValue(Policy):
     """A stranger's method."""
 
-    name: ClassVar = "byvalue"
+    name: ClassVar[str] = "byvalue"
 
     recent: int = 3
 
@@ -326,7 +326,7 @@ def test_a_scope_of_ones_own_is_declared() -> None:
 
     @dataclass(frozen=True)
     class Wide(LayerShared):
-        scope: ClassVar = "model"
+        scope: ClassVar[str] = "model"
 
         def counts(self, scores, base: int, layer: int, layers: int):
             raise AssertionError

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Union
+from typing import Literal, NamedTuple, Union, get_args
 
+from ..errors import InputError
 from ..tensors import Tensor
 
 Reduction = Literal["sum", "sum_of_squares", "count_below_mean"]
@@ -30,8 +31,12 @@ class ColumnStatistic:
     causal: bool = True
 
     def __post_init__(self) -> None:
+        _check_rows(self.rows)
+        if self.reduce not in get_args(Reduction):
+            known = ", ".join(get_args(Reduction))
+            raise InputError(f"a column statistic is one of {known}, not {self.reduce!r}")
         if not self.causal and self.reduce == "count_below_mean":
-            raise ValueError("count_below_mean is of causal rows")
+            raise InputError("count_below_mean is of causal rows")
 
     def first_row(self, tokens: int) -> int:
         """The first of ``tokens`` query rows that takes part."""
@@ -48,13 +53,23 @@ class WindowRows:
 
     rows: int
 
+    def __post_init__(self) -> None:
+        _check_rows(self.rows or 0)
+
     def first_row(self, tokens: int) -> int:
         """The first of ``tokens`` query rows that takes part."""
         return max(0, tokens - self.rows)
 
 
-# What a scorer may ask attention for.
+# What a scorer may ask for. Another kind, such as moments of the queries or the weights of tokens
+# that are not the prompt's, is a frozen dataclass beside these two: ``attend`` or the prefill makes
+# it on its way through a layer, and decoding says how it goes on.
 Statistic = Union[ColumnStatistic, WindowRows]
+
+
+def _check_rows(rows: int | None) -> None:
+    if rows is not None and (type(rows) is not int or rows < 1):
+        raise InputError(f"the rows of a statistic are a number above 0, not {rows!r}")
 
 
 class Output(NamedTuple):

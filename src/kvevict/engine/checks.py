@@ -6,9 +6,9 @@ looked at once, when the prompt or the step is done: no check makes a GPU wait.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from ..attention import ColumnStatistic, WindowRows
+from ..attention import Statistic
 from ..errors import InputError
 from ..tensors import Tensor, namespace
 
@@ -49,11 +49,11 @@ class Checks:
 
     def statistics(self, scorer: object, found: Any) -> tuple:
         """What a scorer asks attention for."""
-        known = isinstance(found, tuple)
-        if not known or not all(isinstance(s, (ColumnStatistic, WindowRows)) for s in found):
+        kinds = get_args(Statistic)
+        if not isinstance(found, tuple) or not all(isinstance(each, kinds) for each in found):
+            names = " and ".join(kind.__name__ for kind in kinds)
             raise self.refuse(
-                f"{_name(scorer)}.statistics must return a tuple of ColumnStatistic and "
-                f"WindowRows, not {found!r}"
+                f"{_name(scorer)}.statistics must return a tuple of {names}, not {found!r}"
             )
         return found
 

@@ -116,10 +116,10 @@ def _view(
 
 def _by_group(statistic: Statistic, reported: Tensor, kv_heads: int) -> Tensor:
     """What attention reported of one prompt as a scorer wants it (:class:`LayerView`)."""
-    own = reported.squeeze(0)
+    reported = reported.squeeze(0)
     if isinstance(statistic, ColumnStatistic) and statistic.per_kv_head:
-        return own
-    return own.reshape(kv_heads, -1, *own.shape[1:])
+        return reported
+    return reported.reshape(kv_heads, -1, *reported.shape[1:])
 
 
 def _join(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:

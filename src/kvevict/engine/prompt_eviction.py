@@ -151,18 +151,18 @@ class Eviction:
             values=view.values[:, span],
             replace_nonfinite=partial(self._replace_nonfinite, layer),
         )
-        own = counts(candidates)
-        chosen = self.selector(candidates, own, inner, self.prompt)
+        numbers = counts(candidates)
+        chosen = self.selector(candidates, numbers, inner, self.prompt)
         shape = list(candidates.shape)
         self.checks.tensor(self.selector, "its choice", chosen, scores, "bool", shape)
-        self.checks.marked(self.selector, layer, chosen, integers(own, ns.int64, like=scores))
+        self.checks.marked(self.selector, layer, chosen, integers(numbers, ns.int64, like=scores))
         parts = [
             ns.ones((heads, sinks), dtype=ns.bool, device=scores.device),
             chosen,
             ns.ones((heads, recent), dtype=ns.bool, device=scores.device),
         ]
         mask = ns.cat([part for part in parts if part.shape[-1]], dim=-1)
-        return mask, [sinks + count + recent for count in own]
+        return mask, [sinks + count + recent for count in numbers]
 
     def _counts(self, candidates: Tensor, layer: int) -> list[int]:
         base = self.budget - self.sinks - self.recent

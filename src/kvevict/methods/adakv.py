@@ -19,7 +19,7 @@ class AdaKV(SnapKV):
         alpha_safeguard: α, the part of its equal share that each head is sure of.
     """
 
-    name: ClassVar = "adakv"
+    name: ClassVar[str] = "adakv"
 
     alpha_safeguard: Ratio = Ratio(0.2)
 

@@ -6,9 +6,10 @@ three, one short file each in this package.
 
 Whoever writes a part inherits from its class here, decorates it ``@dataclass(frozen=True)`` and
 overrides what the class says. All tensors are the framework's own: use the methods that Paddle and
-PyTorch share, and :mod:`kvevict.ops` where they differ. Nothing may make a GPU wait: no ``if`` on
-a tensor, no ``tolist`` (an allocator may). What a part returns is checked; what does not fit ends
-in one sentence that names the part.
+PyTorch share, and :mod:`kvevict.ops` and :mod:`kvevict.tensors` where they differ. Several policies
+look at one view: write to nothing in it. Nothing may make a GPU wait: no ``if`` on a tensor, no
+``tolist`` (an allocator may). What a part returns is checked; what does not fit ends in one
+sentence that names the part.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class TwoStages(TopK):
         epsilon: ε lets entries without attention compete by their value alone.
     """
 
-    takes_highest: ClassVar = False
+    takes_highest: ClassVar[bool] = False
 
     first_stage_ratio: Ratio = Ratio(0.5)
     epsilon: float = 1e-4
@@ -51,7 +51,7 @@ class CriticalKV(SnapKV):
         epsilon: ε, added to the scores of the second stage.
     """
 
-    name: ClassVar = "criticalkv"
+    name: ClassVar[str] = "criticalkv"
 
     first_stage_ratio: Ratio = Ratio(0.5)
     epsilon: float = 1e-4
@@ -69,7 +69,7 @@ class CriticalAdaKV(AdaKV):
         first_stage_ratio, epsilon: as of :class:`CriticalKV`.
     """
 
-    name: ClassVar = "criticaladakv"
+    name: ClassVar[str] = "criticaladakv"
 
     first_stage_ratio: Ratio = Ratio(0.5)
     epsilon: float = 1e-4

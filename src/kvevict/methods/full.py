@@ -15,8 +15,8 @@ from .streamingllm import Recency
 class Full(Policy):
     """Keep everything."""
 
-    name: ClassVar = "full"
-    default_keep_ratio: ClassVar = 1.0
+    name: ClassVar[str] = "full"
+    default_keep_ratio: ClassVar[float] = 1.0
 
     keep_ratio: Optional[Ratio] = field(init=False, default=None)
     budget: Optional[int] = field(init=False, default=None)

@@ -33,7 +33,9 @@ class RecentShare(TopK):
         recent_share: that share.
     """
 
-    takes_highest: ClassVar = False  # what it protects of a head changes with the head's budget
+    takes_highest: ClassVar[bool] = (
+        False  # what it protects of a head changes with the head's budget
+    )
 
     recent_share: Ratio = Ratio(0.5)
 
@@ -49,7 +51,7 @@ class H2O(Policy):
         recent_share: share of the budget for the most recent tokens.
     """
 
-    name: ClassVar = "h2o"
+    name: ClassVar[str] = "h2o"
 
     decode_slack: Optional[int] = 0
     recent_share: Ratio = Ratio(0.5)

@@ -23,7 +23,7 @@ class NegativeKeyNorm(Scorer):
 class KeyNorm(Policy):
     """Key norm: nothing is protected, attention is not looked at."""
 
-    name: ClassVar = "keynorm"
+    name: ClassVar[str] = "keynorm"
 
     @property
     def scorer(self) -> Scorer:

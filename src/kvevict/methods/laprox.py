@@ -82,8 +82,8 @@ class LaProx(Policy):
         reading, pool: where the paper leaves it open, see :class:`OutputScore`.
     """
 
-    name: ClassVar = "laprox"
-    default_keep_ratio: ClassVar = 0.05
+    name: ClassVar[str] = "laprox"
+    default_keep_ratio: ClassVar[float] = 0.05
 
     window_size: int = 32
     kernel_size: int = 7

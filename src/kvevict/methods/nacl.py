@@ -181,7 +181,7 @@ class NACL(Policy):
         InputError: a ratio is outside [0, 1], or the three add up to more than 1 or to 0.
     """
 
-    name: ClassVar = "nacl"
+    name: ClassVar[str] = "nacl"
 
     proxy_tokens_ratio: Ratio = Ratio(0.01)
     proxy_token_keep_ratio: Ratio = Ratio(0.12)

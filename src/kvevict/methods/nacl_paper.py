@@ -92,7 +92,7 @@ class NACLPaper(Policy):
         temperature: of the draw.
     """
 
-    name: ClassVar = "nacl-paper"
+    name: ClassVar[str] = "nacl-paper"
 
     proxy_tokens: ProxyTokens = None
     sink_tokens: int = 256

@@ -62,8 +62,8 @@ class NACLVariant(NACL):
         heads, causal, kernel_size: see :class:`ProxyVariant`.
     """
 
-    name: ClassVar = "nacl-variant"
-    listed: ClassVar = False
+    name: ClassVar[str] = "nacl-variant"
+    listed: ClassVar[bool] = False
 
     random: bool = True
     heads: Heads = "group"
@@ -78,5 +78,5 @@ class NACLVariant(NACL):
 
     @property
     def selector(self) -> Selector:
-        own: ProxyAndRandom = super().selector
-        return own if self.random else replace(own, proxy=own.proxy + own.random, random=0)
+        both: ProxyAndRandom = super().selector
+        return both if self.random else replace(both, proxy=both.proxy + both.random, random=0)

@@ -49,7 +49,7 @@ class ModelWide(Allocator):
     before the last layer.
     """
 
-    scope: ClassVar = "model"
+    scope: ClassVar[str] = "model"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TopK(Selector):
         n_sink, recent: first and last tokens that are always kept.
     """
 
-    takes_highest: ClassVar = True
+    takes_highest: ClassVar[bool] = True
 
     n_sink: int = 0
     recent: int = 0

@@ -146,5 +146,5 @@ class Composition(Policy):
     def of(cls, policy: Policy, name: str, **parts: Settings) -> Composition:
         """``policy`` under another name, with some of its parts replaced."""
         common = {each.name: getattr(policy, each.name) for each in fields(Policy)}
-        own = {part: getattr(policy, part) for part in PARTS}
-        return cls(**common, **{**own, **parts}, name=name)
+        parts = {**{role: getattr(policy, role) for role in PARTS}, **parts}
+        return cls(**common, **parts, name=name)

@@ -18,7 +18,7 @@ class PyramidKV(SnapKV):
         beta: β; the highest layer gets 1/β of the average.
     """
 
-    name: ClassVar = "pyramidkv"
+    name: ClassVar[str] = "pyramidkv"
 
     beta: int = 20
 

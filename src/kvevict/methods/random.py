@@ -28,7 +28,7 @@ class Random(Policy):
         n_sink, recent: first and last tokens that are always kept.
     """
 
-    name: ClassVar = "random"
+    name: ClassVar[str] = "random"
 
     n_sink: int = 4
     recent: int = 32

@@ -89,8 +89,9 @@ def describe(policy: Policy) -> dict[str, Any]:
     record = {"name": policy.name, **_fields(policy, Policy)}
     for role in PARTS:
         part = getattr(policy, role)
-        own = {RECORDED.get(name, name): _plain(v) for name, v in _fields(part, type(part)).items()}
-        record[role] = {RECORDED.get(type(part).__name__, type(part).__name__): own}
+        kind, values = type(part).__name__, _fields(part, type(part))
+        values = {RECORDED.get(name, name): _plain(value) for name, value in values.items()}
+        record[role] = {RECORDED.get(kind, kind): values}
     return record
 
 
@@ -115,23 +116,23 @@ def _part(role: str, choice: Any, policy: Policy) -> tuple[Settings, str]:
     """The part that takes a role in ``policy``, and what the policy's name says of it."""
     if isinstance(choice, PARTS[role]):
         return choice, _snake(type(choice).__name__)
-    name, own = choice, None
+    name, settings = choice, None
     if isinstance(choice, dict) and len(choice) == 1:
-        ((name, own),) = choice.items()
-    if not isinstance(name, str) or not isinstance(own, (dict, type(None))):
+        ((name, settings),) = choice.items()
+    if not isinstance(name, str) or not isinstance(settings, (dict, type(None))):
         raise InputError(f"{role} must be a name or {{name: {{its settings}}}}, not {choice!r}")
-    own, known = own or {}, NAMED_PARTS[role]
+    settings, known = settings or {}, NAMED_PARTS[role]
     if name in known:
-        return _construct(known[name], own, f"{role} {name!r}"), name
+        return _construct(known[name], settings, f"{role} {name!r}"), name
     if name not in _POLICIES:
         raise InputError(
             f"unknown {role} {name!r}; choose among {', '.join(known)}, or a method that has it"
         )
     cls = _method(name)
-    if not {"keep_ratio", "budget"} & own.keys():  # then its shares are of what the policy keeps
-        size = "keep_ratio" if policy.budget is None else "budget"
-        own = {**({size: getattr(policy, size)} if size in _settable(cls) else {}), **own}
-    return getattr(_construct(cls, own, f"method {name!r}"), role), f"{name}_{role}"
+    size = "keep_ratio" if policy.budget is None else "budget"
+    if size in _settable(cls) and not {"keep_ratio", "budget"} & settings.keys():
+        settings = {size: getattr(policy, size), **settings}  # its shares are of what is kept here
+    return getattr(_construct(cls, settings, f"method {name!r}"), role), f"{name}_{role}"
 
 
 def _construct(cls: type[Made], settings: dict[str, Any], what: str) -> Made:

@@ -45,7 +45,7 @@ class Scissorhands(Policy):
         recent: last tokens that are always kept.
     """
 
-    name: ClassVar = "scissorhands"
+    name: ClassVar[str] = "scissorhands"
 
     decode_slack: Optional[int] = 0
     decode_drop: Ratio = Ratio(0.5)

@@ -45,7 +45,7 @@ class SnapKV(Policy):
         kernel_size: positions pooled, odd; 1 for none.
     """
 
-    name: ClassVar = "snapkv"
+    name: ClassVar[str] = "snapkv"
 
     window_size: int = 32
     kernel_size: int = 7

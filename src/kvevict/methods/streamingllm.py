@@ -32,7 +32,7 @@ class StreamingLLM(Policy):
         n_sink: first tokens, the attention sinks.
     """
 
-    name: ClassVar = "streamingllm"
+    name: ClassVar[str] = "streamingllm"
 
     n_sink: int = 4
 

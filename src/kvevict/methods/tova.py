@@ -28,7 +28,7 @@ class LastRowScore(Scorer):
 class TOVA(Policy):
     """TOVA: nothing is protected; one entry out for each token decoded."""
 
-    name: ClassVar = "tova"
+    name: ClassVar[str] = "tova"
 
     decode_slack: Optional[int] = 0
 
