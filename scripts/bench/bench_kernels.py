@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kvevict import NACL, LaProx, SnapKV, kernels
 from kvevict.attention import flash
+from kvevict.cache import LayerCache
 from kvevict.engine.prompt_eviction import Eviction
 from kvevict.methods.base import LayerView
 
@@ -137,22 +138,21 @@ def decoding(k, v) -> list[dict]:
     """One decoded token over 20% of the entries, in heads of unequal and of equal lengths."""
     mean = k.shape[2] // 5
     q = model_heads(QUERY_HEADS, 1)
-    tail_k, tail_v = (
-        torch.randn(KV_HEADS, 256, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2)
-    )
     tail_len = torch.tensor([1], dtype=torch.int32, device="cuda")
     first_k, first_v = k[:, :, :mean].contiguous(), v[:, :, :mean].contiguous()
     rows = []
     for name, shares in (("ragged", RAGGED), ("equal", [1.0] * KV_HEADS)):
         lengths = [int(share * mean) for share in shares]
         lengths[-1] += KV_HEADS * mean - sum(lengths)
-        starts = torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
         keys, values = (x.reshape(-1, HEAD_DIM) for x in (first_k, first_v))
+        held = LayerCache(keys, values, lengths)
+        held.append(*(x[0, :, :1] for x in (k, v)))
+        chunks, capacity = kernels.count_chunks(lengths), held.tail_keys.shape[1]
         rows.append(
             {
                 "kernel": f"decode, {name} heads, 20% kept",
                 "ms": milliseconds(
-                    kernels.decode_attention, q, keys, values, starts, tail_k, tail_v, tail_len
+                    kernels.decode_attention, q[0], held.device_table, tail_len, chunks, capacity
                 ),
                 "flop": 4 * GROUP * HEAD_DIM * KV_HEADS * mean,
                 "bytes": 4 * HEAD_DIM * KV_HEADS * mean,

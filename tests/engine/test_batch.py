@@ -13,18 +13,18 @@ NEAR = 1e-3  # logits nearer than this may change places when sums are rounded o
 RARE = ["h2o", "tova", "scissorhands"]  # they evict while decoding
 
 
-@pytest.fixture(scope="module", params=["paddle", "pytorch"])
+@pytest.fixture(scope="module", params=["paddle", "torch"])
 def decoder(request):
     """A random Llama of 3 layers, 8 query heads on 2 kv heads, vocabulary of 256."""
+    pytest.importorskip(request.param)
     if request.param == "paddle":
-        pytest.importorskip("paddle")
-        from kvevict.backends.paddle.decoder import PaddleDecoder
+        from kvevict.backends.paddle import decoder
 
-        return PaddleDecoder(request.getfixturevalue("tiny_model"))
-    from kvevict.backends.torch.decoder import TorchDecoder
+        return decoder(request.getfixturevalue("tiny_model"))
+    from kvevict.backends.torch import decoder
     from tests.backends.torch_model import tiny
 
-    return TorchDecoder(tiny())
+    return decoder(tiny())
 
 
 def start(decoder, seed: int, length: int, method: str, keep_ratio: float = 0.3):
@@ -94,7 +94,7 @@ def test_rows_end_by_themselves_and_others_take_their_place(decoder) -> None:
         sizes.append(len(running))
         return len(running) < 2
 
-    answers = dict(decode_all(sessions(), 20, {end}, fits))
+    answers = dict(decode_all(sessions(), 20, {end}, fits=fits))
     for i, (ids, gaps) in enumerate(expected):
         whole = ids[: ids.index(end)] if end in ids else ids
         assert_same(answers[i], whole, gaps)

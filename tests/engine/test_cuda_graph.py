@@ -175,7 +175,7 @@ def test_sequences_that_join_and_leave_a_graph(decoder, monkeypatch) -> None:
     def answers() -> dict[int, list[int]]:
         methods = enumerate([*METHODS, *METHODS])
         each = (sessions(decoder, m, ids=tokens(i, 40 + 30 * i))[0] for i, m in methods)
-        return dict(decode_all(each, 40, {end}, lambda running: len(running) < 3))
+        return dict(decode_all(each, 40, {end}, fits=lambda running: len(running) < 3))
 
     end = decode(sessions(decoder, "full", ids=tokens(0, 40))[0], 40)[25]
     recorded, graph = [], torch.cuda.CUDAGraph

@@ -218,10 +218,3 @@ def test_an_answer_does_not_end_before_it_has_begun(decoder) -> None:
     assert not ends.intersection(token for answer in alone for token in answer)
     assert decode_together(asked(), 9, ends, min_new_tokens=1) == alone
     assert [decode(session, 9, ends) for session in asked()][:2] == [[], []]
-
-
-def test_sessions_of_different_lengths_cannot_decode_together(decoder) -> None:
-    one, other = prefill(decoder, tokens(1, 20), [full(), full()])
-    other.extend([5])
-    with pytest.raises(ValueError, match="stacked"):
-        decode_together([one, other], 3)

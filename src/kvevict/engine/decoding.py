@@ -93,10 +93,9 @@ def decode_all(
             answers.append((number, ids))
         if not answers:
             return
-        logits = batch.step([ids[-1] for _, ids in answers])
-        tokens = logits.argmax(dim=-1).tolist()
+        tokens = batch.step([ids[-1] for _, ids in answers]).argmax(dim=-1).tolist()
         for row in reversed(range(len(answers))):
-            if ends(answers[row][1], tokens[row], logits[row]):
+            if ends(answers[row][1], tokens[row], batch.sessions[row].logits):
                 batch.leave(row)
                 yield answers.pop(row)
 
