@@ -94,10 +94,15 @@ def top_k(scores: Tensor, counts: list[int]) -> Tensor:
     if most == 0:
         return scores != scores
     wanted = integers(counts, ns.int64, like=scores).unsqueeze(-1)
-    ordered = scores.topk(most, dim=-1)[0]
-    threshold = ns.take_along_dim(ordered, (wanted - 1).clamp(min=0), dim=-1)
+    last = (wanted - 1).clamp(min=0)
+    if scores.is_cuda:  # Paddle's topk of so many may reduce a row anew for each
+        order = scores.argsort(descending=True)
+        threshold = ns.take_along_dim(scores, ns.take_along_dim(order, last, dim=-1), dim=-1)
+    else:
+        threshold = ns.take_along_dim(scores.topk(most, dim=-1)[0], last, dim=-1)
     above = (scores > threshold) & (wanted > 0)
-    ties = (scores == threshold) & (wanted > 0)
+    # Not "==": what differs by less than 1e-8 is equal to Paddle.
+    ties = (scores >= threshold) & (wanted > 0) & ~above
     free = wanted - above.to(ns.int64).sum(dim=-1, keepdim=True)
     return above | (ties & (ties.to(ns.int64).cumsum(dim=-1) <= free))
 
