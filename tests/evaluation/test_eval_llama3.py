@@ -72,6 +72,27 @@ def test_pieces_add_up_to_the_whole(evaluate, predictions, tmp_path):
     assert [row["id"] for row in rows(file)] == list(range(8))
 
 
+def test_the_questions_tokens_are_the_proxies(evaluate, predictions, monkeypatch):
+    """As many rows as the prompts' questions have tokens, which are alike in this task."""
+    asked, real = set(), predict.prefill
+
+    def prefill(*arguments, question_tokens, **others):
+        asked.add(question_tokens)
+        return real(*arguments, question_tokens=question_tokens, **others)
+
+    monkeypatch.setattr(predict, "prefill", prefill)
+    own = ["--method=nacl", "--keep_ratio=0.1", "--task=passkey", "--stop_idx=3"]
+    evaluate(*own, "--proxy_tokens=question", "--model_name=question")
+    (tokens,) = asked
+    assert 5 < tokens < 60
+    evaluate(*own, f"--proxy_tokens={tokens}", "--model_name=number")
+    evaluate(*own, "--proxy_tokens=1", "--model_name=one")
+    by_question, by_number, by_one = (
+        list(predictions(name).values()) for name in ("question", "number", "one")
+    )
+    assert by_question == by_number != by_one
+
+
 def test_a_budget_in_entries_is_kept_and_reported(evaluate, tmp_path, capsys):
     evaluate("--method=full,nacl,laprox", "--budget=48", "--task=passkey", "--stop_idx=2")
     for run in (tmp_path / "out").glob("*-b48_*"):
