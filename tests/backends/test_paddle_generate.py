@@ -12,6 +12,7 @@ import pytest
 from kvevict import METHODS, NACL, Full, InputError, StreamingLLM, build, evict
 from kvevict.backends.paddle.decoder import PaddleDecoder
 from kvevict.engine import decode, prefill
+from tests.engine.greedy import alone, assert_same_tokens
 
 GREEDY = {"max_new_tokens": 10, "decode_strategy": "greedy_search", "eos_token_id": -1}
 
@@ -91,12 +92,48 @@ def test_the_last_prompts_cache_is_all_that_is_held(tiny_model) -> None:
     assert sessions[0].cache.layers[0].lengths == [18, 18]
 
 
-def test_several_prompts_or_beams(tiny_model) -> None:
-    twice = paddle.concat([prompt(), prompt(1)])
-    with evict(tiny_model, nacl()), pytest.raises(InputError, match="one prompt at a time"):
-        generate(tiny_model, twice)
+def padded(*prompts: paddle.Tensor) -> dict[str, paddle.Tensor]:
+    """Prompts as a tokenizer gives them, padded on the left."""
+    longest = max(ids.shape[1] for ids in prompts)
+
+    def pad(x: paddle.Tensor) -> paddle.Tensor:
+        return paddle.concat([paddle.zeros([1, longest - x.shape[1]], x.dtype), x], axis=1)
+
+    ids, mask = (paddle.concat([*map(pad, x)]) for x in (prompts, map(paddle.ones_like, prompts)))
+    positions = (mask.cumsum(1) - 1).clip(min=0)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+
+
+@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova"])
+@pytest.mark.parametrize("positions", ["of tokens", "of places"])
+def test_several_prompts(tiny_model, method: str, positions: str) -> None:
+    policy, lengths = build(method, min_eviction_seqlen=0), [37, 100, 64]
+    prompts = [prompt(n, n) for n in lengths]
+    inputs = padded(*prompts)
+    if positions == "of places":
+        del inputs["position_ids"]
+    with evict(tiny_model, policy, example=3) as sessions:
+        got = tiny_model.generate(**inputs, **GREEDY)[0].tolist()
+    for i, ids in enumerate(prompts):
+        own = prefill(PaddleDecoder(tiny_model), ids[0].tolist(), [policy], example=3 + i)[0]
+        assert_same_tokens(got[i], *alone(own, 10))
+        assert sessions[i].cache.seen == lengths[i] + 9
+
+
+def test_answers_to_one_prompt_share_its_cache(tiny_model) -> None:
+    sampled = {**GREEDY, "decode_strategy": "sampling", "num_return_sequences": 3}
+    with evict(tiny_model, nacl()) as sessions:
+        answers = tiny_model.generate(**padded(prompt(0, 90), prompt(1, 61)), **sampled)[0]
+    assert list(answers.shape) == [6, 10] and len(sessions) == 6
+    for first, *others in (sessions[:3], sessions[3:]):
+        for layer, *rest in zip(*(one.cache.layers for one in (first, *others))):
+            assert all(layer.keys is other.keys for other in rest)
+            assert all(layer.tail_keys is not other.tail_keys for other in rest)
+
+
+def test_beams_are_refused(tiny_model) -> None:
     beams = {"decode_strategy": "beam_search", "num_beams": 2}
-    with evict(tiny_model, nacl()), pytest.raises(InputError, match="one prompt at a time"):
+    with evict(tiny_model, nacl()), pytest.raises(InputError, match="without beams"):
         generate(tiny_model, prompt(), **beams)
 
 

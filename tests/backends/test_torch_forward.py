@@ -197,7 +197,7 @@ def test_contexts_that_overlap_in_threads(model) -> None:
 def test_two_calls_at_a_time_on_one_sequence(model) -> None:
     with evict(model, nacl()):
         past = model(prompt()).past_key_values
-        with past.sequence.held(), pytest.raises(InputError, match="two calls at a time"):
+        with past.sequences.held(), pytest.raises(InputError, match="two calls at a time"):
             model(prompt(1, 3), past_key_values=past)
         model(prompt(1, 3), past_key_values=past)
     assert past.get_seq_length() == 103

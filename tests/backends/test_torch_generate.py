@@ -19,6 +19,7 @@ from tests.backends.torch_model import (
     torch,
     transformers,
 )
+from tests.engine.greedy import alone, assert_same_tokens
 
 TorchDecoder = pytest.importorskip("kvevict.backends.torch.decoder").TorchDecoder
 
@@ -138,7 +139,6 @@ def test_the_last_prompts_cache_is_all_that_is_held(model) -> None:
     ("settings", "sentence"),
     [
         ({"num_beams": 2}, "without beams: leave num_beams out"),
-        ({"num_return_sequences": 3, "do_sample": True}, "one prompt at a time, not 3"),
         ({"use_cache": False}, "leave use_cache on"),
         ({"cache_implementation": "static"}, "cannot use a StaticCache"),
         ({"past_key_values": "full"}, "cannot use a DynamicCache"),
@@ -155,9 +155,73 @@ def test_what_generate_is_refused(model, settings: dict, sentence: str) -> None:
         answer(model, prompt(), **settings)
 
 
-def test_several_prompts(model) -> None:
-    with evict(model, nacl()), pytest.raises(InputError, match="one prompt at a time"):
-        answer(model, torch.cat([prompt(), prompt(1)]))
+def padded(*prompts: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Prompts as a tokenizer gives them, padded on the left."""
+    longest = max(ids.shape[1] for ids in prompts)
+
+    def pad(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x, (longest - x.shape[1], 0))
+
+    mask = [pad(torch.ones_like(ids)) for ids in prompts]
+    return {"input_ids": torch.cat([*map(pad, prompts)]), "attention_mask": torch.cat(mask)}
+
+
+@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova"])
+def test_several_prompts(model, method: str) -> None:
+    policy, lengths = build(method, min_eviction_seqlen=0), [37, 100, 64]
+    prompts = [prompt(n, n) for n in lengths]
+    with evict(model, policy, example=3) as sessions:
+        got = model.generate(**padded(*prompts), **GREEDY)[:, 100:].tolist()
+    for i, ids in enumerate(prompts):
+        own = prefill(TorchDecoder(model), ids[0].tolist(), [policy], example=3 + i)[0]
+        assert_same_tokens(got[i], *alone(own, 10))
+        assert sessions[i].cache.seen == lengths[i] + 9
+
+
+def test_the_full_cache_of_several_prompts(model) -> None:
+    """The model's own logits of them, padding aside."""
+    inputs = padded(prompt(0, 90), prompt(1, 61))
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with evict(model, Full()):
+            got = model(**inputs).logits
+    assert_close(got[0], expected[0])
+    assert_close(got[1, 29:], expected[1, 29:])
+
+
+def test_answers_to_one_prompt_share_its_cache(model) -> None:
+    inputs = padded(prompt(0, 90), prompt(1, 61))
+    sampled = {**GREEDY, "do_sample": True, "num_return_sequences": 3}
+    with evict(model, nacl(), example=4) as sessions:
+        answers = model.generate(**inputs, **sampled)[:, 90:].tolist()
+        assert len(sessions) == 6
+        for first, *others in (sessions[:3], sessions[3:]):
+            for layer, *rest in zip(*(one.cache.layers for one in (first, *others))):
+                assert all(layer.keys is other.keys for other in rest)
+                assert all(layer.tail_keys is not other.tail_keys for other in rest)
+        second = prefill(TorchDecoder(model), prompt(1, 61)[0].tolist(), [nacl()], example=5)[0]
+        assert torch.equal(sessions[5].cache.layers[2].keys, second.cache.layers[2].keys)
+        model(prompt(2))  # the third prompt
+    third = prefill(TorchDecoder(model), prompt(2)[0].tolist(), [nacl()], example=6)[0]
+    assert torch.equal(sessions[0].cache.layers[0].keys, third.cache.layers[0].keys)
+    assert len({tuple(own) for own in answers}) > 3
+
+
+def test_turns_of_several_sequences(model) -> None:
+    first = padded(prompt(0, 90), prompt(1, 61))
+    turn = padded(prompt(2, 4), prompt(3, 7))
+    mask = torch.cat([first["attention_mask"], turn["attention_mask"]], dim=1)
+    second = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, 90:].clamp(min=0)}
+    with evict(model, nacl()), torch.no_grad():
+        read = model(**first, position_ids=(first["attention_mask"].cumsum(1) - 1).clamp(min=0))
+        past = read.past_key_values
+        with pytest.raises(InputError, match="is of 2 rows, and the tokens are of 1"):
+            model(prompt(2, 4), past_key_values=past)
+        got = model(turn["input_ids"], **second, past_key_values=past).logits
+    decoder = TorchDecoder(model)
+    for i, (n, new) in enumerate([(90, 4), (61, 7)]):
+        own = prefill(decoder, prompt(i, n)[0].tolist(), [nacl()], example=i)[0]
+        assert_close(got[i, -1], own.extend(prompt(2 + i, new)[0].tolist()))
 
 
 @pytest.mark.parametrize("place", ["the call's", "the model's"])

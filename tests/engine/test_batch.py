@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from kvevict import METHODS, InputError, build
 from kvevict.engine import Batch, decode, decode_all, decode_together, prefill
+from tests.engine.greedy import NEAR, alone, assert_same_tokens
 
-NEAR = 1e-3  # logits nearer than this may change places when sums are rounded otherwise
 RARE = ["h2o", "tova", "scissorhands"]  # they evict while decoding
 
 
@@ -34,26 +34,6 @@ def start(decoder, seed: int, length: int, method: str, keep_ratio: float = 0.3)
     return prefill(decoder, ids, [build(method, min_eviction_seqlen=0, **ratio)], seed)[0]
 
 
-def alone(session, count: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens, and by how much each was ahead of the next best."""
-    ids, gaps = [], []
-    while len(ids) < count:
-        best = session.logits.topk(2, dim=-1)
-        ids.append(int(best[1][0]))
-        gaps.append(float(best[0][0] - best[0][1]))
-        session.extend(ids[-1:])
-    return ids, gaps
-
-
-def assert_same(got: list[int], expected: list[int], gaps: list[float]) -> None:
-    """The same tokens, up to the first step whose two best are nearly tied."""
-    assert len(got) == len(expected)
-    for token, other, gap in zip(got, expected, gaps):
-        if gap < NEAR:
-            return
-        assert token == other
-
-
 rows = st.lists(
     st.tuples(
         st.integers(0, 1000),  # seed
@@ -75,8 +55,8 @@ def test_the_tokens_of_each_alone(decoder, rows, count: int, beside: int) -> Non
     queue = (start(decoder, *row) for row in rows)
     joining = dict(decode_all(queue, count, fits=lambda sessions: len(sessions) < beside))
     for i, (ids, gaps) in enumerate(expected):
-        assert_same(together[i], ids, gaps)
-        assert_same(joining[i], ids, gaps)
+        assert_same_tokens(together[i], ids, gaps)
+        assert_same_tokens(joining[i], ids, gaps)
 
 
 def test_rows_end_by_themselves_and_others_take_their_place(decoder) -> None:
@@ -97,7 +77,7 @@ def test_rows_end_by_themselves_and_others_take_their_place(decoder) -> None:
     answers = dict(decode_all(sessions(), 20, {end}, fits=fits))
     for i, (ids, gaps) in enumerate(expected):
         whole = ids[: ids.index(end)] if end in ids else ids
-        assert_same(answers[i], whole, gaps)
+        assert_same_tokens(answers[i], whole, gaps)
     assert len(made) == 4
     assert max(sizes) == 2
 

@@ -3,6 +3,6 @@
 from .arguments import Call
 from .contexts import replaced
 from .plain import check_model
-from .sequences import Hook, Sequence
+from .sequences import Hook, Sequences
 
-__all__ = ["Call", "Hook", "Sequence", "check_model", "replaced"]
+__all__ = ["Call", "Hook", "Sequences", "check_model", "replaced"]

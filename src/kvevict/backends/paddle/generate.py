@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from collections.abc import Sequence as AbstractSequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,22 +13,22 @@ from paddlenlp.transformers.model_outputs import CausalLMOutputWithCrossAttentio
 from ...engine.session import Session
 from ...errors import InputError
 from ...methods import Policy
-from ..hook import Call, Hook, Sequence, check_model, replaced
+from ..hook import Call, Hook, Sequences, check_model, replaced
 from .decoder import PaddleDecoder
 
 LIBRARIES = ("paddle.nn.", "paddlenlp.transformers.", "kvevict.")
 HOOKS = ("_forward_pre_hooks", "_forward_post_hooks")
 
 
-class SequenceCache(AbstractSequence):
-    """What PaddleNLP takes for the layers' keys and values: a sequence after its last token.
+class SequencesCache(Sequence):
+    """What PaddleNLP takes for the layers' keys and values: sequences after their last tokens.
 
     The model's own layers, or beam search, would look inside.
     """
 
-    def __init__(self, sequence: Sequence, model: PretrainedModel) -> None:
-        self.sequence, self.model = sequence, model
-        self.seen = sequence.session.cache.seen
+    def __init__(self, sequences: Sequences, model: PretrainedModel) -> None:
+        self.sequences, self.model = sequences, model
+        self.places = sequences.mask.shape[1]
 
     def __len__(self) -> int:
         return self.model.config.num_hidden_layers
@@ -44,8 +43,8 @@ class SequenceCache(AbstractSequence):
 def evict(model: PretrainedModel, policy: Policy, example: int = 0) -> Iterator[list[Session]]:
     """PaddleNLP's part of :func:`kvevict.evict`, which has the contract.
 
-    ``model(...)`` gives the logits of the last token alone, and always the ``past_key_values``
-    with which the sequence goes on, once each.
+    ``model(...)`` gives the logits of the last tokens alone, and always the ``past_key_values``
+    with which the sequences go on, once each.
     """
     check_model(
         model.named_sublayers(include_self=True),
@@ -65,10 +64,10 @@ def evict(model: PretrainedModel, policy: Policy, example: int = 0) -> Iterator[
         as_dict = call.take("return_dict")
         as_dict = model.config.use_return_dict if as_dict is None else as_dict
         call.refuse_rest(model)
-        hidden, sequence = hook(given, past, _mask(mask, given), positions)
-        logits = hook.decoder.logits(hidden).reshape([1, 1, -1])
+        hidden, sequences = hook(given, past, _mask(mask, given), positions)
+        logits = hook.decoder.logits(hidden).reshape([len(given), 1, -1])
         outputs = CausalLMOutputWithCrossAttentions(
-            logits=logits, past_key_values=SequenceCache(sequence, model)
+            logits=logits, past_key_values=SequencesCache(sequences, model)
         )
         return outputs if as_dict else outputs.to_tuple()
 
@@ -76,15 +75,15 @@ def evict(model: PretrainedModel, policy: Policy, example: int = 0) -> Iterator[
         yield hook.sessions
 
 
-def _past(past: Any, model: PretrainedModel) -> Sequence | None:
-    """The sequence that goes on, None without one."""
+def _past(past: Any, model: PretrainedModel) -> Sequences | None:
+    """The sequences that go on, None without any."""
     if past is None:
         return None
-    if not isinstance(past, SequenceCache):
+    if not isinstance(past, SequencesCache):
         raise InputError("eviction has a cache of its own: past_key_values is of another")
-    if past.model is not model or past.seen != past.sequence.session.cache.seen:
+    if past.model is not model or past.places != past.sequences.mask.shape[1]:
         raise InputError("past_key_values is of another model, or has gone on since")
-    return past.sequence
+    return past.sequences
 
 
 def _mask(mask: paddle.Tensor | None, given: paddle.Tensor) -> paddle.Tensor | None:

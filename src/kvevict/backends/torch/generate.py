@@ -14,24 +14,24 @@ from ...engine.prefilling import CHUNK
 from ...engine.session import Session
 from ...errors import InputError
 from ...methods import Policy
-from ..hook import Call, Hook, Sequence, check_model, replaced
+from ..hook import Call, Hook, Sequences, check_model, replaced
 from .decoder import TorchDecoder
 
 LIBRARIES = ("torch.nn.modules.", "transformers.models.", "transformers.activations.", "kvevict.")
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-class SequenceCache:
-    """What transformers takes for its cache: a sequence, no bytes of its own."""
+class SequencesCache:
+    """What transformers takes for its cache: sequences, no bytes of its own."""
 
     is_compileable = False
 
-    def __init__(self, sequence: Sequence, model: PreTrainedModel) -> None:
-        self.sequence, self.model = sequence, model
+    def __init__(self, sequences: Sequences, model: PreTrainedModel) -> None:
+        self.sequences, self.model = sequences, model
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, evicted or not, and padding: positions go on from the original length."""
-        return self.sequence.mask.shape[1]
+        return self.sequences.mask.shape[1]
 
     def crop(self, *_: Any) -> None:
         """Assisted generation wants this for the drafted tokens that it rejects."""
@@ -53,8 +53,8 @@ def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[
     """The part of transformers in :func:`kvevict.evict`, which has the contract.
 
     ``model(...)`` gives the logits of every token passed in, and its ``past_key_values`` goes on
-    with the sequence that it came from, whichever prompt was the last: who keeps it keeps that
-    sequence's cache.
+    with the sequences that it came from, whichever prompts were the last: who keeps it keeps their
+    caches.
     """
     parts = list(model.named_modules())[1:]  # the model itself is called as ever
     check_model(parts, model.named_parameters(), LIBRARIES, HOOKS, torch.nn.Parameter)
@@ -72,10 +72,10 @@ def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[
             raise InputError("eviction is of the cache: leave use_cache on")
         as_tuple = call.take("return_dict") is False
         call.refuse_rest(model)
-        hidden, sequence = hook(given, past and past.sequence, mask, positions)
+        hidden, sequences = hook(given, past and past.sequences, mask, positions)
         # The norm widens to float32: by chunks, this is less than a layer took.
         parts = [layers.norm(part) for part in hidden.split(CHUNK, dim=1)]
-        cache = past or SequenceCache(sequence, model)
+        cache = past or SequencesCache(sequences, model)
         outputs = BaseModelOutputWithPast(torch.cat(parts, dim=1), cache)
         return outputs.to_tuple() if as_tuple else outputs
 
@@ -87,18 +87,18 @@ def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[
         yield hook.sessions
 
 
-def _past(past: Any, model: PreTrainedModel) -> SequenceCache | None:
+def _past(past: Any, model: PreTrainedModel) -> SequencesCache | None:
     """What is in the place of a cache; None without one, or for the empty one of ``generate``."""
     if past is None or (isinstance(past, DynamicCache) and not past.get_seq_length()):
         return None
-    if not isinstance(past, SequenceCache):
+    if not isinstance(past, SequencesCache):
         raise InputError(f"eviction has a cache of its own, and cannot use a {type(past).__name__}")
     if past.model is not model:
         raise InputError("past_key_values comes from another model")
     return past
 
 
-def _check_places(places: Any, past: SequenceCache | None, given: torch.Tensor) -> None:
+def _check_places(places: Any, past: SequencesCache | None, given: torch.Tensor) -> None:
     """``cache_position`` names the places of the tokens: those behind the ones in the cache."""
     first, new = past.get_seq_length() if past else 0, given.shape[1]
     expected = torch.arange(first, first + new, device=given.device)
