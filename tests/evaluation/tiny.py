@@ -16,8 +16,11 @@ LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP, POSITIONS = 2, 4, 2, 16, 96, 2048
 ENTRY_BYTES = 2 * HEAD_DIM * 4  # a key and a value in float32
 
 
-def write_llama(path: Path, poison: float | None = None, **config) -> Path:
-    """A model directory; one token is one byte. ``poison`` becomes one of the weights."""
+def write_llama(path: Path, poison: float | None = None, scale: float = 0.3, **config) -> Path:
+    """A model directory; one token is one byte. ``poison`` becomes one of the weights.
+
+    ``scale`` is the standard deviation of the matrices.
+    """
     path.mkdir(parents=True)
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocabulary["<eos>"] = len(vocabulary)
@@ -29,7 +32,7 @@ def write_llama(path: Path, poison: float | None = None, **config) -> Path:
     draw, hidden = np.random.default_rng(0), HEADS * HEAD_DIM
 
     def matrix(*shape: int) -> np.ndarray:
-        return draw.normal(scale=0.3, size=shape).astype("float32")
+        return draw.normal(scale=scale, size=shape).astype("float32")
 
     ones = np.ones(hidden, "float32")
     tensors = {
