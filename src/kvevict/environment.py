@@ -114,7 +114,7 @@ def _keep_freed_memory() -> None:
 
 
 def cpu_threads() -> int:
-    """CPU threads that `configure` or the user gave the process, else `default_threads`.
+    """CPU threads that ``configure`` or the user gave the process, else ``default_threads``.
 
     Attention on a CPU takes this many.
     """

@@ -43,10 +43,10 @@ def figures(group: Group) -> Iterator[tuple[str, str, Figure]]:
 
     Of more curves than there are methods, only one form of each method is drawn.
     """
-    forms, note = {cell.method for cell in group.cells}, ""
-    if len(forms) > len(METHOD_STYLE):
+    variants, note = {cell.method for cell in group.cells}, ""
+    if len(variants) > len(METHOD_STYLE):
         group = replace(group, cells=tuple(plain(group.cells)))
-        note = f". One form of each method; the tables have all {len(forms)}"
+        note = f". One variant of each method; the tables have all {len(variants)}"
     for name, caption, figure in _figures(group):
         yield name, caption + note, figure
 

@@ -95,7 +95,7 @@ def figures(results: list[Result]) -> Iterator[tuple[str, Figure]]:
 
 def tables(results: list[Result]) -> dict[str, Table]:
     """Tables by name: ``mean``, ``methods``, ``lengths``, ``pairs``, ``places`` and ``digits`` (the
-    needles by kind of answer), and one for each method with forms."""
+    needles by kind of answer), and one for each method with variants."""
     cells, scores = _group(results, by_length=False).cells, _scores(results)
     one_form = plain(cells)
     made = {
@@ -111,9 +111,9 @@ def tables(results: list[Result]) -> dict[str, Table]:
         ),
     }
     for method in dict.fromkeys(base(cell.method) for cell in cells):
-        forms = [cell for cell in cells if base(cell.method) == method]
-        if any(cell.method != method for cell in forms):
-            made[method] = _forms_table(method, forms, scores)
+        variants = [cell for cell in cells if base(cell.method) == method]
+        if any(cell.method != method for cell in variants):
+            made[method] = _variants_table(method, variants, scores)
     return made
 
 
@@ -205,8 +205,8 @@ def _lengths_table(cells: list[Cell]) -> Table:
     return Table("Score by prompt length, mean over tasks", header, rows, [])
 
 
-def _forms_table(method: str, cells: list[Cell], scores: Scores) -> Table:
-    """The forms of a method at the ratios where it has several, each against the plain one."""
+def _variants_table(method: str, cells: list[Cell], scores: Scores) -> Table:
+    """The variants of a method at the ratios where it has several, each against the plain one."""
     ratios = set(ratios_of([cell for cell in cells if cell.method != method]))
     cells = [cell for cell in cells if cell.keep in ratios]
     table = score_table(cells)

@@ -75,7 +75,7 @@ def test_of_many_settings_one_form_of_each_method_is_drawn(cells):
     (_, note, drawn), *_ = figures.figures(many(cells, 12))
     names = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert names == ["full cache", "LaProx", "SnapKV", "TOVA"]
-    assert note.endswith("One form of each method; the tables have all 16")
+    assert note.endswith("One variant of each method; the tables have all 16")
 
 
 def test_the_first_form_stands_for_a_method_without_a_plain_one(cells):

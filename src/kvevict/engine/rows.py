@@ -49,7 +49,6 @@ class OneByOne(Rows):
     """Rows that attend one after another."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See :class:`Rows`."""
         mixed = [session.attend(layer, *own) for session, *own in zip(self.sessions, q, k, v)]
         return mixed[0] if len(mixed) == 1 else namespace(q).cat(mixed, dim=0)
 
@@ -64,7 +63,6 @@ class Together(Rows):
         self._table = Table(sessions[0].cache, len(sessions))
 
     def extend_hidden(self, hidden: Tensor) -> Tensor:
-        """See :class:`Rows`."""
         self._table.put([session.cache for session in self.sessions])
         tails = [session.cache.layers[0].tail + 1 for session in self.sessions]
         self._tail_lens = integers(tails, namespace(hidden).int32, like=hidden)
@@ -73,7 +71,6 @@ class Together(Rows):
         return hidden
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See :class:`Rows`."""
         return self._table.attend(layer, q, k, v, self._tail_lens)
 
 

@@ -1,6 +1,6 @@
 """A checkpoint read from disk, and how a model directory is read, without any framework.
 
-Every source (Hugging Face or PaddleNLP directory, GGUF file) becomes one `Checkpoint`: the
+Every source (Hugging Face or PaddleNLP directory, GGUF file) becomes one ``Checkpoint``: the
 configuration in Hugging Face's keys and the tensors under Hugging Face's names, each read only
 when it is asked for.
 """
@@ -98,7 +98,7 @@ class Checkpoint:
 def read_directory(path: Path) -> Checkpoint:
     """Read a directory in Hugging Face or PaddleNLP layout.
 
-    Raises `InputError` for a missing or malformed file, another family, or pickled weights.
+    Raises ``InputError`` for a missing or malformed file, another family, or pickled weights.
     """
     config_file = path / "config.json"
     if not config_file.is_file():
@@ -121,7 +121,7 @@ def read_directory(path: Path) -> Checkpoint:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from `path`; `InputError` names the file otherwise."""
+    """A JSON object from ``path``; ``InputError`` names the file otherwise."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -173,5 +173,5 @@ def _from_paddlenlp(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def is_linear(name: str) -> bool:
-    """Whether `name` is the weight of a linear layer, which Paddle stores transposed."""
+    """Whether ``name`` is the weight of a linear layer, which Paddle stores transposed."""
     return name.endswith("_proj.weight") or name == "lm_head.weight"

@@ -19,12 +19,16 @@ _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", 
 
 
 def merge(checkpoint: Checkpoint, adapter: Path) -> Checkpoint:
-    """`checkpoint` with W + (alpha / r) · B A for every adapted weight W, in float32.
+    """``checkpoint`` with W + (alpha / r) · B A for every adapted weight W, in float32.
 
-    `adapter` holds `adapter_config.json` and `adapter_model.safetensors`. Beside PEFT's own keys,
-    "base_config_overrides" may replace the base model's `rope_theta`, `rope_scaling` and
-    `max_position_embeddings`, for an adapter that was trained at other positions.
-    Raises `InputError` when the adapter is of another kind or does not fit.
+    Args:
+        adapter: a directory with ``adapter_config.json`` and ``adapter_model.safetensors``. Beside
+            PEFT's own keys, ``base_config_overrides`` may replace the base model's ``rope_theta``,
+            ``rope_scaling`` and ``max_position_embeddings``, for an adapter that was trained at
+            other positions.
+
+    Raises:
+        InputError: the adapter is of another kind or does not fit.
     """
     config_file = adapter / "adapter_config.json"
     settings = read_json(config_file)

@@ -21,11 +21,11 @@ class Tokenizer(Protocol):
         <|begin_of_text|>) unless ``special_tokens`` is off."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens."""
+        """Text of ``ids`` without special tokens."""
 
 
 class FastTokenizer:
-    """A `tokenizer.json`: its post-processor already adds what the model family adds."""
+    """A ``tokenizer.json``: its post-processor already adds what the model family adds."""
 
     def __init__(self, backend) -> None:
         backend.no_truncation()
@@ -40,7 +40,7 @@ class FastTokenizer:
 
 
 class PaddleTokenizer:
-    """PaddleNLP's tokenizer, for directories that have no `tokenizer.json`."""
+    """PaddleNLP's tokenizer, for directories that have no ``tokenizer.json``."""
 
     def __init__(self, backend) -> None:
         self.backend = backend
@@ -57,12 +57,12 @@ class PaddleTokenizer:
 
 
 def valid_unicode(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates, which UTF-8 lacks, as U+FFFD."""
+    """``text`` with surrogate pairs joined and lone surrogates, which UTF-8 lacks, as U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of the model directory `path`."""
+    """The tokenizer of the model directory ``path``."""
     file = path / "tokenizer.json"
     if file.is_file():
         from tokenizers import Tokenizer as Backend

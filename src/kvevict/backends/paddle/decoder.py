@@ -7,7 +7,7 @@ from functools import partial
 import paddle
 from paddlenlp.transformers import PretrainedModel
 
-from ...engine.session import Start
+from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
@@ -25,7 +25,7 @@ _PLAIN = {
 }
 
 
-class PaddleDecoder:
+class PaddleDecoder(Decoder):
     """A causal model of PaddleNLP as a :class:`kvevict.engine.session.Decoder`.
 
     Raises:
@@ -54,14 +54,12 @@ class PaddleDecoder:
 
     @paddle.no_grad()
     def embed(self, ids: list[int] | Tensor) -> Tensor:
-        """See :class:`Decoder`."""
         if not isinstance(ids, paddle.Tensor):
             ids = paddle.to_tensor([ids], dtype="int64")
         return self.model.base_model.embed_tokens(ids)
 
     @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`Decoder`."""
         block = self._layer(layer)
         attention, tokens = block.self_attn, hidden.shape[1]
         x = rms_norm(block.input_layernorm, hidden)
@@ -78,7 +76,6 @@ class PaddleDecoder:
 
     @paddle.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """See :class:`Decoder`."""
         block = self._layer(layer)
         hidden = hidden + block.self_attn.o_proj(mixed)
         x = rms_norm(block.post_attention_layernorm, hidden)
@@ -88,14 +85,12 @@ class PaddleDecoder:
 
     @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """See :class:`Decoder`."""
         last = rms_norm(self.model.base_model.norm, hidden[:, -1:])
         logits = self.model.lm_head(last).squeeze(1).astype("float32")
         return logits if len(logits) > 1 else logits.squeeze(0)
 
     @paddle.no_grad()
     def output_projection(self, layer: int) -> Tensor:
-        """See :class:`Decoder`."""
         weight = self._layer(layer).self_attn.o_proj.weight.detach()
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
 

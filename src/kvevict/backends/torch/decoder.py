@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from ...engine.session import Start
+from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
@@ -15,7 +15,7 @@ from ...tensors import Tensor
 from ..common import Rotations
 
 
-class TorchDecoder:
+class TorchDecoder(Decoder):
     """A causal model of transformers as a :class:`kvevict.engine.session.Decoder`.
 
     Raises:
@@ -54,7 +54,6 @@ class TorchDecoder:
 
     @torch.no_grad()
     def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
-        """See :class:`Decoder`."""
         block = self._layer(layer)
         x = block.input_layernorm(hidden)
         attention = block.self_attn
@@ -72,20 +71,17 @@ class TorchDecoder:
 
     @torch.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        """See :class:`Decoder`."""
         block = self._layer(layer)
         hidden = hidden + block.self_attn.o_proj(mixed)
         return hidden + block.mlp(block.post_attention_layernorm(hidden))
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """See :class:`Decoder`."""
         logits = self.model.lm_head(self.model.base_model.norm(hidden[:, -1:]))[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
     def output_projection(self, layer: int) -> Tensor:
-        """See :class:`Decoder`."""
         weight = self._layer(layer).self_attn.o_proj.weight.detach().t()
         return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
 
