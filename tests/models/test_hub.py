@@ -108,9 +108,9 @@ def test_what_the_cache_does_not_know_is_asked_for_once_and_at_its_own_revision(
     Lacking.asked.clear()
     with served(Lacking) as endpoint:
         assert tokenizer(cache, endpoint)[1] == ""
-    knock, *asked = Lacking.asked
+    asked = [path for path in Lacking.asked if "/acme/" in path]  # not the client's own business
     files = [path.rpartition("/")[2] for path in asked]
-    assert knock == "/" and {"generation_config.json", "tokenizer_config.json"} <= set(files)
+    assert {"generation_config.json", "tokenizer_config.json"} <= set(files)
     assert len(files) == len(set(files)), "the second time it is known that there are none"
     assert not {"config.json", "model.safetensors", "tokenizer.json"} & set(files)
     assert all(f"/resolve/{COMMIT}/" in path for path in asked)
