@@ -1,0 +1,120 @@
+"""Compile every kernel, from Paddle bfloat16 tensors, for a GPU that is not there.
+
+    python compile_kernels.py 90
+
+Run by test_paddle_kernels.py. Triton's own compiler and ptxas make the machine code; a stand-in for
+the driver says what the GPU is, and looks at the arguments where it would launch.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import paddle
+
+from kvevict import kernels  # imports Triton through Paddle's compatibility layer
+from kvevict.cache import LayerCache
+from kvevict.kernels import columns, decode, projection, selection
+
+import triton.backends.nvidia.driver as nvidia  # isort: skip
+from triton.runtime import JITFunction, driver  # isort: skip
+
+CAPABILITY = int(sys.argv[1])
+SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes that one program may have
+TOKENS, QUERY_HEADS, KV_HEADS = 5000, 8, 2
+
+compiled: set[str] = set()
+
+
+class Launcher:
+    """Takes the place of the C code that would launch a compiled kernel."""
+
+    def __init__(self, source, metadata) -> None:
+        self.name = metadata.name
+        signature, tiles = dict(source.signature), getattr(metadata, "tensordesc_meta", None)
+        self.launch = nvidia.wrap_handle_tensordesc(self.look, signature, tiles)
+
+    def __call__(self, *args) -> None:
+        assert all(type(size) is int and size > 0 for size in args[:3]), (self.name, args[:3])
+        of_launch = 0, 0, None, None  # two ways to launch, and memory for them: not asked for
+        self.launch(*args[:5], *of_launch, *args[5:])
+        compiled.add(self.name)
+
+    def look(self, *args) -> None:
+        """Every argument is a number, a pointer, or a descriptor of bulk copies."""
+        for x in args[nvidia._BASE_ARGS_FORMAT_LEN :]:
+            assert isinstance(x, (int, float, Descriptor)) or x.data_ptr() % 16 == 0, x
+
+
+class Descriptor:
+    """What the GPU's bulk copies demand of an address and its strides (compute capability 9)."""
+
+    def __init__(self, pointer, swizzle, itemsize, kind, block, shape, strides, padding) -> None:
+        assert pointer % 16 == 0 and itemsize == 2
+        assert all(type(x) is int for x in (*shape, *strides)) and strides[-1] == 1
+        assert all(stride * itemsize % 16 == 0 for stride in strides[:-1]), strides
+
+
+class Driver(nvidia.CudaDriver):
+    """An NVIDIA GPU of :data:`CAPABILITY`."""
+
+    def __init__(self) -> None:
+        memory = SHARED_MEMORY[CAPABILITY]
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": memory, "warpSize": 32},
+            # module, function, registers, spills, threads of a program at most
+            load_binary=lambda name, binary, shared, device: (1, 2, 32, 0, 1024),
+            fill_tma_descriptor=Descriptor,
+        )
+        self.launcher_cls = Launcher
+        self.get_current_device = lambda: 0
+        self.get_current_stream = lambda device: 0
+        self.get_device_capability = lambda device: divmod(CAPABILITY, 10)
+
+
+def heads(count: int, head_dim: int) -> paddle.Tensor:
+    """``[1, count, tokens, head_dim]``, strided as a model's projections are."""
+    return paddle.randn([1, TOKENS, count, head_dim]).astype("bfloat16").transpose([0, 2, 1, 3])
+
+
+def launch_for(head_dim: int) -> None:
+    """Every kernel that works on heads of this size."""
+    q, k, v = (heads(count, head_dim) for count in (QUERY_HEADS, KV_HEADS, KV_HEADS))
+    lse = paddle.randn([1, QUERY_HEADS, TOKENS])
+    for rows in (50, TOKENS):
+        last = (q[:, :, -rows:], k, lse[:, :, -rows:])
+        for reduce in columns.POWER:
+            for per_kv_head in (True, False):
+                kernels.column_statistic(*last, reduce, per_kv_head)
+    group = QUERY_HEADS // KV_HEADS
+    kernels.quadratic_norms(v[0], paddle.randn([KV_HEADS, group, head_dim, head_dim]))
+    held = LayerCache.compact(k[0], v[0])
+    held.append(k[0, :, :9], v[0, :, :9])
+    tail_lens = paddle.to_tensor([9], dtype="int32")
+    kernels.append(k[0, :, 9], v[0, :, 9], held.device_table, tail_lens)
+    chunks = kernels.count_chunks(held.lengths)
+    for new in (1, 4):
+        kernels.decode_attention(q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
+    for before in (0, 3):
+        kernels.take(held.keys, held.values, paddle.arange(5, dtype="int32"), before)
+
+
+def main() -> None:
+    driver.set_active(Driver())
+    for head_dim in (64, 128, 256):
+        launch_for(head_dim)
+    scores = paddle.randn([KV_HEADS, TOKENS])
+    mask = kernels.top_k(scores, [60, 7])
+    kernels.positions(mask.reshape([-1]), 67)
+    kernels.uniform(paddle.to_tensor([1, 2**32 - 1]), TOKENS)
+
+    modules = (columns, decode, projection, selection)
+    known = {name: f for m in modules for name, f in vars(m).items() if isinstance(f, JITFunction)}
+    helpers = {n for n in known for f in known.values() if f.__name__ != n and f"{n}(" in f.src}
+    assert compiled == known.keys() - helpers, compiled ^ (known.keys() - helpers)
+    print("ok", *sorted(compiled))
+
+
+if __name__ == "__main__":
+    main()
