@@ -86,6 +86,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="evict with the question in the prompt, or from the context before it is known",
     )
     p.add_argument(
+        "--batch",
+        type=_batch,
+        default=1,
+        help="decode so many answers side by side, of any examples and settings: a number, or auto "
+        "for what memory holds; rounded otherwise",
+    )
+    p.add_argument(
         "--decode_together",
         action="store_true",
         help="decode all settings of a prompt as one batch: faster, rounded otherwise",
@@ -94,6 +101,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if args.start_idx < 0 or (args.stop_idx is not None and args.stop_idx <= args.start_idx):
         raise InputError("--start_idx and --stop_idx must name a range of examples")
+    if args.decode_together and args.batch != 1:
+        raise InputError("--batch decodes settings together as it is: leave out --decode_together")
     if args.max_length is None:
         args.max_length = chosen_benchmarks(args)[0].max_length
     elif args.max_length < 1:
@@ -150,6 +159,8 @@ def runs(
             settings["framework"] = args.framework
         if args.decode_together:
             settings["decode_together"] = True
+        if args.batch != 1:
+            settings["batch"] = "auto" if args.batch is None else args.batch
         if args.dtype:
             settings["dtype"] = args.dtype
         made_to = "" if length is None else f"-{length}"
@@ -166,3 +177,12 @@ def runs(
 
 def _made() -> str:
     return ", ".join(name for name, one in benchmarks.known().items() if one.make)
+
+
+def _batch(text: str) -> int | None:
+    """How many answers side by side; None for as many as memory holds."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a number or auto, not {text!r}")
+    return int(text)

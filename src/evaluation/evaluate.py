@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +88,15 @@ def evaluate(args: Namespace) -> None:
             for run in part.runs:
                 run.open(part.data, model)
     processes.begin()
-    predictor = Predictor(loaded.decoder(), prompting, set(loaded.eos_ids), args.decode_together)
+    own = backend(args.framework)
+    predictor = Predictor(
+        loaded.decoder(),
+        prompting,
+        set(loaded.eos_ids),
+        args.decode_together,
+        args.batch,
+        lambda: own.free_device_bytes() or environment.free_process_bytes(),
+    )
     predicted = sum(
         _run_task(part, task, args, predictor, policies, processes)
         for part in parts
@@ -99,7 +106,7 @@ def evaluate(args: Namespace) -> None:
     if first:
         if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
             runs[0].record["peak_memory_bytes"] = environment.peak_process_bytes()
-            runs[0].record["peak_device_bytes"] = backend(args.framework).peak_device_bytes()
+            runs[0].record["peak_device_bytes"] = own.peak_device_bytes()
         for run in runs:
             _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, chosen[0], wanted))
@@ -171,21 +178,25 @@ def _run_task(
     own = processes.share(pending, neighbours=args.compress == "context")
     share = f" (1 of {processes.world})" if processes.world > 1 else ""
     progress = Progress(own, task.title + share, visible=processes.rank == 0)
-    for example in progress:
-        # A batch with fewer members may round otherwise, so those that are done take part again.
-        members = [m for m in todo if args.decode_together or example.id not in m[2]]
-        began = time.perf_counter()
-        answers = predictor.predict(task, example, [policy for _, policy, _ in members])
+    members: dict[int, list[tuple[Run, Policy, set[int]]]] = {}  # by example
+
+    def work() -> Iterator[tuple[Example, list[Policy]]]:
+        for example in progress:
+            # A batch of fewer settings may round otherwise: those that are done take part again.
+            asked = [one for one in todo if args.decode_together or example.id not in one[2]]
+            members[example.id] = asked
+            yield example, [policy for _, policy, _ in asked]
+
+    for example, place, answer, stats in predictor.predict(task, work()):
+        run, _, done = members[example.id][place]
+        progress.report(stats, first=place == 0)
+        if example.id in done:
+            continue
         reference = task.reference(example.fields)
-        label = next(iter(reference.values()))
-        for (run, _, done), (answer, stats) in zip(members, answers):
-            if example.id in done:
-                continue
-            row = {"id": example.id, "prediction": answer, **reference}
-            run.append(task.name, row, stats)
-            if args.verbose:
-                progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
-        progress.report([stats for _, stats in answers], time.perf_counter() - began)
+        run.append(task.name, {"id": example.id, "prediction": answer, **reference}, stats)
+        if args.verbose:
+            label = next(iter(reference.values()))
+            progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
     return len(own)
 
 

@@ -4,40 +4,125 @@ from __future__ import annotations
 
 import time
 import zlib
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from benchmarks import Example, Task
-from evaluation.prompting import Prompting, PromptTokens
-from kvevict.engine import decode_together, prefill
+from evaluation.prompting import Prompting
+from kvevict import environment
+from kvevict.engine import decode_all, decode_together, prefill
 from kvevict.engine.session import Decoder, Session
 from kvevict.methods import Policy
 from kvevict.tensors import Tensor
+
+
+class Answer(NamedTuple):
+    """What one policy said to one example.
+
+    Attributes:
+        example: that was asked.
+        policy: its number among the policies that the example was asked under.
+        text: the answer.
+        stats: its statistics.
+    """
+
+    example: Example
+    policy: int
+    text: str
+    stats: dict[str, Any]
 
 
 class Predictor:
     """Answers examples with one model.
 
     Examples that share a context, one after another, share its compressed cache too where the
-    context is compressed before the question is known. ``together`` decodes all policies of an
-    example as one batch.
+    context is compressed before the question is known.
+
+    Args:
+        together: decode all policies of an example as one batch.
+        batch: answers that are decoded side by side, of any examples; None for as many as memory
+            holds.
+        free_bytes: the memory that is left.
     """
 
     def __init__(
-        self, decoder: Decoder, prompting: Prompting, eos: set[int], together: bool = False
+        self,
+        decoder: Decoder,
+        prompting: Prompting,
+        eos: set[int],
+        together: bool = False,
+        batch: int | None = 1,
+        free_bytes: Callable[[], int] = environment.free_process_bytes,
     ) -> None:
         self.decoder, self.prompting, self.eos, self.together = decoder, prompting, eos, together
+        self.batch, self.free_bytes = batch, free_bytes
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
-    def predict(
-        self, task: Task, example: Example, policies: list[Policy]
-    ) -> list[tuple[str, dict[str, Any]]]:
-        """The answer and its statistics for each policy.
+    def predict(self, task: Task, work: Iterable[tuple[Example, list[Policy]]]) -> Iterator[Answer]:
+        """The answers to examples under policies, as they end.
 
         Raises:
             InputError: as :meth:`Prompting.tokens`.
             FloatingPointError: the model's numbers are not finite.
         """
+        if self.batch != 1:
+            yield from self._predict_in_batch(task, work)
+            return
+        for example, policies in work:
+            sessions, rows = self._prefill(task, example, policies)
+            size = len(rows) if self.together else 1
+            for first in range(0, len(rows), size):
+                batch = [sessions.pop(0) for _ in range(size)]  # freed before the next grows
+                began = time.perf_counter()
+                answers = decode_together(batch, *self._limits(task))
+                share = (time.perf_counter() - began) / size
+                for place, ids in enumerate(answers, first):
+                    rows[place]["decoded_together"] = size
+                    yield self._answer(task, example, place, ids, rows[place], share)
+
+    def _predict_in_batch(
+        self, task: Task, work: Iterable[tuple[Example, list[Policy]]]
+    ) -> Iterator[Answer]:
+        """As :meth:`predict`: prompts are read one by one, their answers decoded side by side."""
+        asked: list[tuple[Example, int, dict[str, Any]]] = []  # in the order of the sessions
+        most = 1
+
+        def prefilled() -> Iterator[Session]:
+            for example, policies in work:
+                sessions, rows = self._prefill(task, example, policies)
+                asked.extend((example, place, row) for place, row in enumerate(rows))
+                while sessions:
+                    yield sessions.pop(0)
+
+        def fits(running: list[Session]) -> bool:
+            nonlocal most
+            most = max(most, len(running))
+            if self.batch is not None:
+                return len(running) < self.batch
+            # A prompt's whole cache lies there for a layer at a time, beside what the layer takes.
+            return self.free_bytes() > 2 * max(row["full_cache_bytes"] for *_, row in asked)
+
+        began = time.perf_counter()
+        for number, ids in decode_all(prefilled(), *self._limits(task), fits):
+            example, place, row = asked[number]
+            row["decoded_together"] = most
+            # Of a batch that goes on all the time, none has a time of its own: since the last one.
+            now = time.perf_counter()
+            yield self._answer(task, example, place, ids, row, now - began)
+            began = now
+
+    def _limits(self, task: Task) -> tuple[int, set[int], int]:
+        """The most new tokens, those that end an answer, and how many must come before."""
+        if task.stop:
+            return task.max_new_tokens, self.eos | {self.prompting.last_token(task.stop)}, 1
+        return task.max_new_tokens, self.eos, 0
+
+    def _prefill(
+        self, task: Task, example: Example, policies: list[Policy]
+    ) -> tuple[list[Session], list[dict[str, Any]]]:
+        """A session for each policy that has read the whole prompt, and its statistics so far."""
         tokens = self.prompting.tokens(task, example)
+        where = f"{task.name}, example {example.id}"
         reused = self._compressed[0] == (tokens.compressed, policies)
         began = time.perf_counter()
         if self.prompting.compress == "context":
@@ -50,7 +135,7 @@ class Predictor:
                 example.id,
                 question_tokens=tokens.question or None,
             )
-        _wait(sessions[0].logits, f"{task.name}, example {example.id}")
+        _wait(sessions[0].logits, where)
         shared = time.perf_counter() - began
         common = {
             "id": example.id,
@@ -58,48 +143,38 @@ class Predictor:
             "uncut_tokens": tokens.uncut,
             "policies": len(policies),
             "full_cache_bytes": self._full_bytes(sessions[0], len(tokens.compressed)),
-            "prefill_seconds": shared,
         }
         if reused:  # nothing but the question was read in this time
             common["context_reused"] = True
-        results = []
-        while sessions:  # one by one, each is freed before the next grows
-            count = len(sessions) if self.together else 1
-            batch, sessions = sessions[:count], sessions[count:]
-            results += self._answer(task, batch, tokens, common)
-        return results
-
-    def _answer(
-        self, task: Task, sessions: list[Session], tokens: PromptTokens, common: dict[str, Any]
-    ) -> list[tuple[str, dict[str, Any]]]:
-        """Decode ``sessions`` as one batch; the answer and its statistics for each."""
         rows = []
         for session in sessions:
             row = {
                 **common,
                 "cache_bytes": session.cache.nbytes,
                 "cache_entries": session.cache.entries,
-                "decoded_together": len(sessions),
             }
             began = time.perf_counter()
             if tokens.after:
-                _wait(session.extend(tokens.after), f"{task.name}, example {common['id']}")
-            spent = common["prefill_seconds"] + time.perf_counter() - began
+                _wait(session.extend(tokens.after), where)
+            spent = shared + time.perf_counter() - began
             rows.append({**row, "prefill_seconds": round(spent, 4)})
-        began = time.perf_counter()
-        ends, least = self.eos, 0
-        if task.stop:
-            ends, least = self.eos | {self.prompting.last_token(task.stop)}, 1
-        answers = decode_together(sessions, task.max_new_tokens, ends, least)
-        share = (time.perf_counter() - began) / len(sessions)
-        for row, answer in zip(rows, answers):
-            row.update(
-                new_tokens=len(answer),
-                decode_steps=min(len(answer), task.max_new_tokens - 1),
-                decode_seconds=round(share, 4),
-            )
-        decode = self.prompting.tokenizer.decode
-        return [(decode(answer), row) for row, answer in zip(rows, answers)]
+        return sessions, rows
+
+    def _answer(
+        self,
+        task: Task,
+        example: Example,
+        policy: int,
+        ids: list[int],
+        row: dict[str, Any],
+        seconds: float,
+    ) -> Answer:
+        row.update(
+            new_tokens=len(ids),
+            decode_steps=min(len(ids), task.max_new_tokens - 1),
+            decode_seconds=round(seconds, 4),
+        )
+        return Answer(example, policy, self.prompting.tokenizer.decode(ids), row)
 
     def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
         """Sessions that have read a context and nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ class Progress:
     """
 
     def __init__(self, examples: list[Any], label: str, visible: bool) -> None:
-        self._tokens, self._seconds = 0, 0.0
+        self._tokens, self._held, self._began = 0, 0, time.perf_counter()
         self._bar = bar(
             "{desc}: {n}/{total} in {elapsed}, {remaining} left{postfix}",
             iterable=examples,
@@ -29,14 +30,14 @@ class Progress:
     def __iter__(self) -> Iterable[Any]:
         return iter(self._bar)
 
-    def report(self, stats: list[dict[str, Any]], seconds: float) -> None:
-        """Count in one example's statistics under each policy."""
-        self._tokens += stats[0]["prompt_tokens"] + sum(s["new_tokens"] for s in stats)
-        self._seconds += seconds
-        held, full = max(s["cache_bytes"] for s in stats), stats[0]["full_cache_bytes"]
+    def report(self, stats: dict[str, Any], first: bool) -> None:
+        """Count in an answer by its statistics; ``first`` of those to its prompt."""
+        self._tokens += stats["new_tokens"] + (stats["prompt_tokens"] if first else 0)
+        self._held = stats["cache_bytes"] if first else max(self._held, stats["cache_bytes"])
+        seconds = time.perf_counter() - self._began
         self._bar.set_postfix_str(
-            f"{self._tokens / self._seconds:.0f} tokens/s, "
-            f"cache {held / MIB:.1f} of {full / MIB:.1f} MiB",
+            f"{self._tokens / seconds:.0f} tokens/s, "
+            f"cache {self._held / MIB:.1f} of {stats['full_cache_bytes'] / MIB:.1f} MiB",
             refresh=False,
         )
 

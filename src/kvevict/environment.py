@@ -27,6 +27,7 @@ from .errors import InputError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
 MOST_THREADS = 1024  # more are a slip, and keep libraries from starting
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds, and of how many
+MEMORY = Path("/sys/fs/cgroup")  # of this container: its limit and what it holds, in bytes
 _LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
 # The first of these numbers counts: OpenMP takes one for each level, Paddle one for each card.
 _LISTS = (*THREAD_VARIABLES, "FLAGS_selected_gpus")
@@ -148,6 +149,18 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         muted.silent = False
+
+
+def free_process_bytes() -> int:
+    """Memory that this process can still take, of the machine and of a container, in bytes."""
+    free = sys.maxsize
+    with contextlib.suppress(OSError, TypeError):
+        meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
+        free = int(re.search(r"MemAvailable:\s+(\d+) kB", meminfo)[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
+        most, held = (int((MEMORY / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, most - held)
+    return free
 
 
 def peak_process_bytes() -> int:

@@ -305,3 +305,26 @@ def test_cut_prompts_are_noted(flags, tmp_path, capsys):
         notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
         whole = f"note: prompts were cut in the middle: {note} (--no_truncation refuses them)"
         assert notes == [whole] * bool(note)
+
+
+@pytest.mark.parametrize("batch", ["3", "auto"])
+def test_answers_of_a_batch_are_those_of_one_by_one(evaluate, predictions, tmp_path, batch) -> None:
+    sweep = ["--method=full,snapkv,h2o", "--keep_ratio=0.3", "--task=passkey,number_string"]
+    evaluate(*sweep)
+    alone = predictions()
+    shutil.rmtree(tmp_path / "out")
+    evaluate(*sweep, f"--batch={batch}", "--stop_idx=3")
+    evaluate(*sweep, f"--batch={batch}")  # goes on
+    together = predictions()
+    assert sorted(alone.values()) == sorted(together.values())
+    stats = [
+        json.loads(line)
+        for file in (tmp_path / "out").glob("*/stats_passkey.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert len(stats) == 3 * 8 and max(row["decoded_together"] for row in stats) >= 3
+
+
+def test_a_batch_that_cannot_be_is_refused(evaluate) -> None:
+    assert "--batch: takes a number or auto, not '0'" in evaluate("--batch=0", status=2)
+    assert "leave out --decode_together" in evaluate("--batch=2", "--decode_together", status=2)

@@ -16,7 +16,13 @@ with quiet():
 
 from .build import build
 from .decoder import PaddleDecoder as decoder
-from .device import choose_dtype, device_name, peak_device_bytes, use_device
+from .device import (
+    choose_dtype,
+    device_name,
+    free_device_bytes,
+    peak_device_bytes,
+    use_device,
+)
 from .generate import evict
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "decoder",
     "device_name",
     "evict",
+    "free_device_bytes",
     "peak_device_bytes",
     "use_device",
 ]

@@ -10,7 +10,13 @@ torch.set_num_threads(cpu_threads())
 
 from .build import build
 from .decoder import TorchDecoder as decoder
-from .device import choose_dtype, device_name, peak_device_bytes, use_device
+from .device import (
+    choose_dtype,
+    device_name,
+    free_device_bytes,
+    peak_device_bytes,
+    use_device,
+)
 from .generate import evict
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
     "decoder",
     "device_name",
     "evict",
+    "free_device_bytes",
     "peak_device_bytes",
     "use_device",
 ]
