@@ -26,7 +26,8 @@ from .errors import InputError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
 MOST_THREADS = 1024  # more are a slip, and keep libraries from starting
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds, and of how many
+CGROUP = Path("/sys/fs/cgroup")  # of this container
+CPU_QUOTA = CGROUP / "cpu.max"  # microseconds, and of how many
 _LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
 # The first of these numbers counts: OpenMP takes one for each level, Paddle one for each card.
 _LISTS = (*THREAD_VARIABLES, "FLAGS_selected_gpus")
@@ -154,10 +155,27 @@ def peak_process_bytes() -> int:
     """Largest resident set that this process has had so far, in bytes."""
     with contextlib.suppress(OSError, TypeError):
         # Unlike getrusage, this does not start from the peak of the process that started ours.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+        return _number(Path("/proc/self/status"), r"VmHWM:\s+(\d+) kB") * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_host_bytes() -> int | None:
+    """Memory that Linux says is available, within a container's limit; None elsewhere."""
+    with contextlib.suppress(OSError, TypeError):
+        free = _number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024
+        with contextlib.suppress(OSError, TypeError, ValueError):  # no limit, or no such files
+            limit, held = (
+                int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current")
+            )
+            free = min(free, limit - held + _number(CGROUP / "memory.stat", r"inactive_file (\d+)"))
+        return free
+    return None
+
+
+def _number(file: Path, pattern: str) -> int:
+    """What stands in a file where ``pattern`` has its group; a TypeError if it does not match."""
+    return int(re.search(pattern, file.read_text(encoding="utf-8"))[1])
 
 
 class _Muted:
