@@ -92,3 +92,17 @@ def tiny_model():
     model = LlamaForCausalLM(config)
     model.eval()
     return model
+
+
+@pytest.fixture(scope="session", params=["paddle", "torch"])
+def tiny_decoder(request):
+    """A random Llama as `tiny_model` is, taken apart, in each framework that is installed."""
+    pytest.importorskip(request.param)
+    if request.param == "paddle":
+        from kvevict.backends.paddle import decoder
+
+        return decoder(request.getfixturevalue("tiny_model"))
+    from kvevict.backends.torch import decoder
+    from tests.backends.torch_model import tiny
+
+    return decoder(tiny())

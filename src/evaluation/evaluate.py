@@ -95,7 +95,6 @@ def evaluate(args: Namespace) -> None:
         set(loaded.eos_ids),
         args.decode_together,
         args.batch,
-        lambda: own.free_device_bytes() or environment.free_process_bytes(),
     )
     predicted = sum(
         _run_task(part, task, args, predictor, policies, processes)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from benchmarks import Example, Task
 from evaluation.prompting import Prompting
-from kvevict import environment
-from kvevict.engine import decode_all, decode_together, prefill
+from kvevict.engine import decode_all, decode_together, memory, prefill
 from kvevict.engine.session import Decoder, Session
 from kvevict.methods import Policy
 from kvevict.tensors import Tensor
@@ -42,7 +41,6 @@ class Predictor:
         together: decode all policies of an example as one batch.
         batch: answers that are decoded side by side, of any examples; None for as many as memory
             holds.
-        free_bytes: the memory that is left.
     """
 
     def __init__(
@@ -52,10 +50,9 @@ class Predictor:
         eos: set[int],
         together: bool = False,
         batch: int | None = 1,
-        free_bytes: Callable[[], int] = environment.free_process_bytes,
     ) -> None:
         self.decoder, self.prompting, self.eos, self.together = decoder, prompting, eos, together
-        self.batch, self.free_bytes = batch, free_bytes
+        self.batch = batch
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(self, task: Task, work: Iterable[tuple[Example, list[Policy]]]) -> Iterator[Answer]:
@@ -85,11 +82,12 @@ class Predictor:
     ) -> Iterator[Answer]:
         """As :meth:`predict`: prompts are read one by one, their answers decoded side by side."""
         asked: list[tuple[Example, int, dict[str, Any]]] = []  # in the order of the sessions
-        most = 1
+        most, latest = 1, []
 
         def prefilled() -> Iterator[Session]:
-            for example, policies in work:
-                sessions, rows = self._prefill(task, example, policies)
+            nonlocal latest
+            for example, latest in work:
+                sessions, rows = self._prefill(task, example, latest)
                 asked.extend((example, place, row) for place, row in enumerate(rows))
                 while sessions:
                     yield sessions.pop(0)
@@ -99,8 +97,8 @@ class Predictor:
             most = max(most, len(running))
             if self.batch is not None:
                 return len(running) < self.batch
-            # A prompt's whole cache lies there for a layer at a time, beside what the layer takes.
-            return self.free_bytes() > 2 * max(row["full_cache_bytes"] for *_, row in asked)
+            tokens = max(row["prompt_tokens"] for *_, row in asked)  # as long as any so far
+            return memory.fits(self.decoder, latest, tokens, task.max_new_tokens, len(running))
 
         began = time.perf_counter()
         for number, ids in decode_all(prefilled(), *self._limits(task), fits):

@@ -36,6 +36,7 @@ from .methods import (
 if TYPE_CHECKING:
     from .backends import load
     from .engine import Session, decode, prefill
+    from .generation import generate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -61,12 +62,14 @@ __all__ = [
     "build",
     "decode",
     "evict",
+    "generate",
     "load",
     "prefill",
 ]
 
 
-LATE = {"decode": "engine", "load": "backends", "prefill": "engine"}  # they bring NumPy
+# They bring NumPy.
+LATE = {"decode": "engine", "generate": "generation", "load": "backends", "prefill": "engine"}
 
 
 def __getattr__(name: str) -> Any:
@@ -78,9 +81,11 @@ def __getattr__(name: str) -> Any:
 def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManager[list[Session]]:
     """Within this context the model's own ``generate`` keeps only what ``policy`` keeps.
 
-    Everything of ``generate`` is there but beams and drafted tokens: one prompt at a time, greedy
-    or sampled, with its padding on the left. ``model(...)`` works alike, and goes on with a
-    sequence when given the ``past_key_values`` that it returned.
+    Everything of ``generate`` is there but beams and drafted tokens: greedy or sampled, one prompt
+    or several with their padding on the left and their ``attention_mask``. They are prefilled one
+    at a time and decoded as a batch; equal ones side by side, as ``num_return_sequences`` makes
+    them, are one prompt and share its cache. ``model(...)`` works alike, and goes on with its
+    sequences when given the ``past_key_values`` that it returned.
 
     The context is the model's: what other threads ask it meanwhile is evicted, too. Threads and
     asyncio tasks that each enter one of their own are each in their own.
@@ -94,13 +99,13 @@ def evict(model: Any, policy: Policy, example: int = 0) -> AbstractContextManage
             context for each prompt counts them here.
 
     Returns:
-        A context manager that yields a list with the session of the last prompt:
+        A context manager that yields a list with the sessions of the last call's prompts:
         ``sessions[0].cache.nbytes``. Earlier ones are let go, and with them their caches, but for
         those whose ``past_key_values`` somebody holds.
 
     Raises:
         InputError: a model of another kind, or one that another library has quantised, adapted,
-            hooked or spread over devices; within the context several prompts in a batch, beams, an
+            hooked or spread over devices; within the context beams, padding on the right, an
             argument of ``forward`` that eviction does not honour, or more tokens than the model has
             positions.
     """

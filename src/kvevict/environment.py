@@ -26,8 +26,8 @@ from .errors import InputError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "FLAGS_paddle_num_threads")
 MOST_THREADS = 1024  # more are a slip, and keep libraries from starting
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of this container: microseconds, and of how many
-MEMORY = Path("/sys/fs/cgroup")  # of this container: its limit and what it holds, in bytes
+CGROUP = Path("/sys/fs/cgroup")  # of this container
+CPU_QUOTA = CGROUP / "cpu.max"  # microseconds, and of how many
 _LOCAL_PROCESSES = ("PADDLE_LOCAL_SIZE", "LOCAL_WORLD_SIZE")  # of Paddle's launcher, of torchrun
 # The first of these numbers counts: OpenMP takes one for each level, Paddle one for each card.
 _LISTS = (*THREAD_VARIABLES, "FLAGS_selected_gpus")
@@ -151,26 +151,31 @@ def quiet() -> Iterator[None]:
         muted.silent = False
 
 
-def free_process_bytes() -> int:
-    """Memory that this process can still take, of the machine and of a container, in bytes."""
-    free = sys.maxsize
-    with contextlib.suppress(OSError, TypeError):
-        meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", meminfo)[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for no limit
-        most, held = (int((MEMORY / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, most - held)
-    return free
-
-
 def peak_process_bytes() -> int:
     """Largest resident set that this process has had so far, in bytes."""
     with contextlib.suppress(OSError, TypeError):
         # Unlike getrusage, this does not start from the peak of the process that started ours.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+        return _number(Path("/proc/self/status"), r"VmHWM:\s+(\d+) kB") * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_host_bytes() -> int | None:
+    """Memory that Linux says is available, within a container's limit; None elsewhere."""
+    with contextlib.suppress(OSError, TypeError):
+        free = _number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+) kB") * 1024
+        with contextlib.suppress(OSError, TypeError, ValueError):  # no limit, or no such files
+            limit, held = (
+                int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current")
+            )
+            free = min(free, limit - held + _number(CGROUP / "memory.stat", r"inactive_file (\d+)"))
+        return free
+    return None
+
+
+def _number(file: Path, pattern: str) -> int:
+    """What stands in a file where ``pattern`` has its group; a TypeError if it does not match."""
+    return int(re.search(pattern, file.read_text(encoding="utf-8"))[1])
 
 
 class _Muted:

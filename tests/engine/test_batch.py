@@ -13,20 +13,6 @@ from tests.engine.greedy import NEAR, alone, assert_same_tokens
 RARE = ["h2o", "tova", "scissorhands"]  # they evict while decoding
 
 
-@pytest.fixture(scope="module", params=["paddle", "torch"])
-def decoder(request):
-    """A random Llama of 3 layers, 8 query heads on 2 kv heads, vocabulary of 256."""
-    pytest.importorskip(request.param)
-    if request.param == "paddle":
-        from kvevict.backends.paddle import decoder
-
-        return decoder(request.getfixturevalue("tiny_model"))
-    from kvevict.backends.torch import decoder
-    from tests.backends.torch_model import tiny
-
-    return decoder(tiny())
-
-
 def start(decoder, seed: int, length: int, method: str, keep_ratio: float = 0.3):
     """A session after its prompt."""
     ids = [(seed * 7919 + i * i * 31 + i * seed) % 254 + 2 for i in range(length)]
@@ -48,27 +34,27 @@ rows = st.lists(
 
 @settings(deadline=None, max_examples=12)
 @given(rows=rows, count=st.integers(1, 20), beside=st.integers(1, 4))
-def test_the_tokens_of_each_alone(decoder, rows, count: int, beside: int) -> None:
+def test_the_tokens_of_each_alone(tiny_decoder, rows, count: int, beside: int) -> None:
     """All at once, and a few beside each other, the next joining as one ends."""
-    expected = [alone(start(decoder, *row), count) for row in rows]
-    together = decode_together([start(decoder, *row) for row in rows], count)
-    queue = (start(decoder, *row) for row in rows)
+    expected = [alone(start(tiny_decoder, *row), count) for row in rows]
+    together = decode_together([start(tiny_decoder, *row) for row in rows], count)
+    queue = (start(tiny_decoder, *row) for row in rows)
     joining = dict(decode_all(queue, count, fits=lambda sessions: len(sessions) < beside))
     for i, (ids, gaps) in enumerate(expected):
         assert_same_tokens(together[i], ids, gaps)
         assert_same_tokens(joining[i], ids, gaps)
 
 
-def test_rows_end_by_themselves_and_others_take_their_place(decoder) -> None:
+def test_rows_end_by_themselves_and_others_take_their_place(tiny_decoder) -> None:
     rows = [(i, 30 + 7 * i, method) for i, method in enumerate(["full", "nacl", "h2o", "adakv"])]
-    expected = [alone(start(decoder, *row), 20) for row in rows]
+    expected = [alone(start(tiny_decoder, *row), 20) for row in rows]
     end = expected[1][0][4]
     sizes, made = [], []
 
     def sessions():
         for row in rows:
             made.append(row)
-            yield start(decoder, *row)
+            yield start(tiny_decoder, *row)
 
     def fits(running) -> bool:
         sizes.append(len(running))
@@ -82,10 +68,10 @@ def test_rows_end_by_themselves_and_others_take_their_place(decoder) -> None:
     assert max(sizes) == 2
 
 
-def test_sessions_join_leave_and_go_on_by_themselves(decoder) -> None:
+def test_sessions_join_leave_and_go_on_by_themselves(tiny_decoder) -> None:
     rows = [(1, 40, "snapkv"), (2, 17, "tova"), (3, 60, "full")]
-    sessions = [start(decoder, *row) for row in rows]
-    twins = [start(decoder, *row) for row in rows]
+    sessions = [start(tiny_decoder, *row) for row in rows]
+    twins = [start(tiny_decoder, *row) for row in rows]
     batch = Batch(sessions[:2])
     for step, members in enumerate([[0, 1], [0, 1, 2], [1, 2], [1, 2, 0]]):
         if step == 1:
@@ -107,8 +93,8 @@ def test_sessions_join_leave_and_go_on_by_themselves(decoder) -> None:
         assert session.cache.entries == twin.cache.entries
 
 
-def test_forks_share_the_prompt(decoder) -> None:
-    session = start(decoder, 5, 80, "snapkv")
+def test_forks_share_the_prompt(tiny_decoder) -> None:
+    session = start(tiny_decoder, 5, 80, "snapkv")
     forks = [session.fork() for _ in range(3)]
     batch = Batch([session, *forks])
     logits = batch.step([3, 4, 3, 200])
@@ -118,15 +104,18 @@ def test_forks_share_the_prompt(decoder) -> None:
             assert one.keys is other.keys and one.tail_keys is not other.tail_keys
 
 
-def test_nothing_is_taken_in_where_a_row_is_at_the_end(decoder, monkeypatch) -> None:
-    sessions = [start(decoder, 1, 40, "full"), start(decoder, 2, 20, "h2o")]
-    monkeypatch.setattr(decoder, "max_positions", 40)
+def test_nothing_is_taken_in_where_a_row_is_at_the_end(tiny_decoder, monkeypatch) -> None:
+    sessions = [start(tiny_decoder, 1, 40, "full"), start(tiny_decoder, 2, 20, "h2o")]
+    monkeypatch.setattr(tiny_decoder, "max_positions", 40)
     with pytest.raises(InputError, match="reaches 41 tokens, beyond the model's 40 positions"):
         Batch(sessions).step([1, 2])
     assert [session.cache.seen for session in sessions] == [40, 20]
 
 
-def test_no_sessions_and_no_tokens(decoder) -> None:
+def test_no_sessions_and_no_tokens(tiny_decoder) -> None:
     assert decode_together([], 5) == []
-    assert decode_together([start(decoder, 1, 9, "full")], 0) == [[]]
-    assert decode(start(decoder, 1, 9, "full"), 1) == alone(start(decoder, 1, 9, "full"), 1)[0]
+    assert decode_together([start(tiny_decoder, 1, 9, "full")], 0) == [[]]
+    assert (
+        decode(start(tiny_decoder, 1, 9, "full"), 1)
+        == alone(start(tiny_decoder, 1, 9, "full"), 1)[0]
+    )

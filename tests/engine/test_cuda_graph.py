@@ -7,6 +7,7 @@ on a GPU the graph is held to the loop to the bit.
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 
@@ -121,13 +122,23 @@ def test_others_take_the_places_of_those_who_leave(decoder) -> None:
     alone, rows = unlike(decoder), unlike(decoder)
     graph = cuda_graph.GraphStep(rows[:3])
     for members in ([0, 1, 2], [1, 2], [2, 3, 1], [0, 3]):
-        assert graph.seat([rows[i] for i in members])
+        assert graph.seat([rows[i] for i in members]) is graph
         graph._launch = None  # so that nothing is recorded, on a GPU either
         got = graph.step([20 + i for i in members])
         for row, i in enumerate(members):
             assert close(got[row], alone[i].extend([20 + i]))
-    assert not graph.seat(rows)  # more than there are places
-    assert not graph.seat(rows[:1])  # too few to run all places for
+    for sessions, places in ((rows, 5), (rows[:1], 1)):  # too few places, and too many
+        assert len(graph.seat(sessions)._places) == places
+
+
+def test_who_leaves_a_graph_is_held_no_longer(decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvevict.engine.batch.attention_kernels", lambda keys: kernels)
+    batch = Batch(unlike(decoder), cuda_graph.WORTH)
+    batch.step([1, 2, 3, 4])
+    left = weakref.ref(batch.sessions[2].cache)
+    batch.leave(2)
+    gc.collect()
+    assert left() is None
 
 
 def test_where_it_applies(decoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,9 +54,6 @@ class Backend(Protocol):
     def peak_device_bytes(self) -> int | None:
         """Most memory allocated on the current GPU so far, in bytes; None on a CPU."""
 
-    def free_device_bytes(self) -> int | None:
-        """Memory of the current GPU that can still be allocated, in bytes; None on a CPU."""
-
     def build(self, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
         """The model of PaddleNLP or transformers in eval mode on ``device``."""
 

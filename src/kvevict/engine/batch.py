@@ -7,11 +7,15 @@ differ in position, in length and in policy, and join and leave without a copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from ..ops import attention_kernels
 from ..tensors import Tensor, namespace
 from .rows import OneByOne, Rows, Together, take
 from .session import Session, check_positions
+
+if TYPE_CHECKING:
+    from .cuda_graph import GraphStep
 
 
 class Batch:
@@ -29,7 +33,7 @@ class Batch:
         self.sessions = list(sessions)
         self.steps = steps
         self._parts: list[tuple[list[int], Rows]] = []
-        self._graph: Rows | None = None
+        self._graph: GraphStep | None = None
 
     def join(self, session: Session) -> None:
         """A further row, the last."""
@@ -37,9 +41,12 @@ class Batch:
         self._parts.clear()
 
     def leave(self, row: int) -> Session:
-        """Take a row out; those after it move up."""
+        """Take a row out; those after it move up. Its memory is no longer held here."""
+        session = self.sessions.pop(row)
         self._parts.clear()
-        return self.sessions.pop(row)
+        if self._graph:
+            self._graph.leave(session)
+        return session
 
     def step(self, ids: list[int]) -> Tensor:
         """Take in one token of each row.
@@ -90,8 +97,7 @@ class Batch:
             from . import cuda_graph
 
             if self.steps >= cuda_graph.WORTH:
-                if self._graph is None or not self._graph.seat(sessions):
-                    self._graph = None  # its memory goes before the next takes as much
-                    self._graph = cuda_graph.GraphStep(sessions)
+                graph = self._graph
+                self._graph = graph.seat(sessions) if graph else cuda_graph.GraphStep(sessions)
                 return self._graph
         return Together(sessions)

@@ -6,6 +6,8 @@ long as the GPU needs to read weights and caches; replaying a recording of them 
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 
 from ..tensors import Tensor
@@ -14,7 +16,7 @@ from .session import Session
 from .table import Table
 
 WORTH = 16  # steps to come for which to record: that takes as long as some three of them
-SPARE = 1.25  # of the programs recorded, so that longer sequences may take the place of others
+SPARE = 1.25  # of programs and places, so that other sequences may take those of some
 
 
 class GraphStep(Rows):
@@ -22,12 +24,16 @@ class GraphStep(Rows):
 
     Who leaves makes a place free, and who joins takes one, while the recording stays as it is. The
     graph writes to the sessions' own tails; its memory goes back with this object.
+
+    Args:
+        sessions: what is in the places.
+        places: how many there are; by default none is free.
     """
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[Session], places: int | None = None) -> None:
         super().__init__(sessions)
-        places, logits = len(sessions), sessions[0].logits
-        self._places: list[Session | None] = list(sessions)
+        places, logits = places or len(sessions), sessions[0].logits
+        self._places: list[Session | None] = [*sessions, *[None] * (places - len(sessions))]
         self._table = Table(sessions[0].cache, places, SPARE)
         # What changes from step to step lies on the device, where a recording finds it: ids,
         # positions and lengths of the tails.
@@ -36,15 +42,22 @@ class GraphStep(Rows):
         self._launch: tuple[list[int], int] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def seat(self, sessions: list[Session]) -> bool:
-        """Take these for those so far, if there are places for them and not twice as many."""
-        if not len(sessions) <= len(self._places) < 2 * len(sessions):
-            return False
+    def seat(self, sessions: list[Session]) -> GraphStep:
+        """Take these for those so far; or another step does, with places that suit their number."""
+        if len(sessions) > len(self._places):
+            return GraphStep(sessions, ceil(SPARE * len(sessions)))
+        if 2 * len(sessions) <= len(self._places):
+            return GraphStep(sessions)
         joining = iter([session for session in sessions if session not in self._places])
         staying = [session if session in sessions else None for session in self._places]
         self._places = [session or next(joining, None) for session in staying]
         self.sessions = sessions
-        return True
+        return self
+
+    def leave(self, session: Session) -> None:
+        """Make a session's place free, so that nothing here holds its memory."""
+        self._places = [None if other is session else other for other in self._places]
+        self.sessions = [other for other in self.sessions if other is not session]
 
     @torch.no_grad()
     def step(self, ids: list[int]) -> Tensor:

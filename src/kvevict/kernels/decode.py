@@ -61,21 +61,18 @@ def decode_attention(
     partial = q.new_empty([slots, rows, head_dim], dtype=float32)
     partial_lse = q.new_empty([slots, rows], dtype=float32)
     out = q.new_empty([query_heads, new, head_dim])
-    sizes = {
-        "KV_HEADS": kv_heads,
-        "KV_HEADS_PADDED": triton.next_power_of_2(kv_heads),
-        "GROUP": group,
-        "D": head_dim,
-        "CHUNK": CHUNK,
-    }
+    # A batch of another size compiles nothing anew, but for powers of two.
+    padded = triton.next_power_of_2(kv_heads)
+    sizes = {"KV_HEADS_PADDED": padded, "GROUP": group, "D": head_dim, "CHUNK": CHUNK}
     _chunks[(slots,)](
-        q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_chunks, *q.stride()[:2],
-        LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
+        q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chunks, tail_chunks,
+        *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
         ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64, num_warps=4, num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
-        partial, partial_lse, table, out, rows, prefix_chunks, tail_chunks, **sizes, num_warps=8
-    )
+        partial, partial_lse, table, out, kv_heads, rows, prefix_chunks, tail_chunks, **sizes,
+        num_warps=8,
+    )  # fmt: skip
     return out
 
 
@@ -84,54 +81,53 @@ def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
     k, v = row_major(k), row_major(v)
     kv_heads, head_dim = k.shape
     _append[(kv_heads,)](
-        k, v, table, tail_lens, k.stride()[0], v.stride()[0], KV_HEADS=kv_heads,
+        k, v, table, tail_lens, kv_heads, k.stride()[0], v.stride()[0],
         SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
     )  # fmt: skip
 
 
 @triton.jit
-def _address(table, which, head, KV_HEADS: tl.constexpr, like):
+def _address(table, which, head, kv_heads, like):
     """One of a head's addresses as a pointer to entries of ``like``'s type."""
-    address = tl.load(table + which * KV_HEADS + head).to(tl.pointer_type(like.dtype.element_ty))
+    address = tl.load(table + which * kv_heads + head).to(tl.pointer_type(like.dtype.element_ty))
     return tl.multiple_of(address, 16)  # so that entries are loaded whole
 
 
 @triton.jit
-def _append(k, v, table, tail_lens, k_head, v_head, KV_HEADS: tl.constexpr,
-            SEQUENCE: tl.constexpr, D: tl.constexpr):  # fmt: skip
+def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.constexpr,
+            D: tl.constexpr):  # fmt: skip
     head = tl.program_id(0)
     d = tl.arange(0, D)
     place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
-    tl.store(_address(table, 2, head, KV_HEADS, k) + place, tl.load(k + head * k_head + d))
-    tl.store(_address(table, 3, head, KV_HEADS, v) + place, tl.load(v + head * v_head + d))
+    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
+    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
 
 
 @triton.jit
-def _prefix_chunks(table, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
-                   CHUNK: tl.constexpr):  # fmt: skip
+def _prefix_chunks(table, kv_heads, KV_HEADS_PADDED: tl.constexpr, CHUNK: tl.constexpr):
     """How many chunks each head has, and the first slot behind its own."""
     head = tl.arange(0, KV_HEADS_PADDED)
-    length = tl.load(table + 4 * KV_HEADS + head, mask=head < KV_HEADS, other=0).to(tl.int32)
+    length = tl.load(table + 4 * kv_heads + head, mask=head < kv_heads, other=0).to(tl.int32)
     count = tl.cdiv(length, CHUNK)
     return count, tl.cumsum(count)
 
 
 @triton.jit
-def _chunks(q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_chunks, q_head,
-            q_token, log2_scale, KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
-            SEQUENCE: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr,
-            ROWS: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chunks, tail_chunks,
+            q_head, q_token, log2_scale, KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr,
+            GROUP: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
+            KEYS: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
     d = tl.arange(0, D)
     if slot < prefix_chunks:
-        count, last = _prefix_chunks(table, KV_HEADS, KV_HEADS_PADDED, CHUNK)
+        count, last = _prefix_chunks(table, kv_heads, KV_HEADS_PADDED, CHUNK)
         kv_head = tl.sum((last <= slot).to(tl.int32))
-        kv_head = tl.minimum(kv_head, KV_HEADS - 1)  # a slot to spare: no entries are left for it
+        kv_head = tl.minimum(kv_head, kv_heads - 1)  # a slot to spare: no entries are left for it
         chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
         begin = (slot - tl.sum(tl.where(chosen, last - count, 0))) * CHUNK
-        entries = tl.load(table + 4 * KV_HEADS + kv_head).to(tl.int32)
+        entries = tl.load(table + 4 * kv_heads + kv_head).to(tl.int32)
         visible = tl.zeros([ROWS], tl.int32) + entries
         part = 0
     else:
@@ -140,8 +136,8 @@ def _chunks(q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_
         entries = tl.load(tail_lens + kv_head // SEQUENCE)
         visible = entries - (new - 1 - token)
         part = 2
-    keys = _address(table, part, kv_head, KV_HEADS, q)
-    values = _address(table, part + 1, kv_head, KV_HEADS, q)
+    keys = _address(table, part, kv_head, kv_heads, q)
+    values = _address(table, part + 1, kv_head, kv_heads, q)
 
     head = kv_head * GROUP + row // new
     q_tile = tl.load(q + head[:, None] * q_head + token[:, None] * q_token + d[None, :],
@@ -174,12 +170,12 @@ def _chunks(q, table, tail_lens, partial, partial_lse, new, prefix_chunks, tail_
 
 
 @triton.jit
-def _combine(partial, partial_lse, table, out, rows, prefix_chunks, tail_chunks,
-             KV_HEADS: tl.constexpr, KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr,
-             D: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+def _combine(partial, partial_lse, table, out, kv_heads, rows, prefix_chunks, tail_chunks,
+             KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
+             CHUNK: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
-    count, last = _prefix_chunks(table, KV_HEADS, KV_HEADS_PADDED, CHUNK)
+    count, last = _prefix_chunks(table, kv_heads, KV_HEADS_PADDED, CHUNK)
     chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
     count = tl.sum(tl.where(chosen, count, 0))
     first = tl.sum(tl.where(chosen, last, 0)) - count

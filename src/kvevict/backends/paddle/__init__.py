@@ -19,7 +19,6 @@ from .decoder import PaddleDecoder as decoder
 from .device import (
     choose_dtype,
     device_name,
-    free_device_bytes,
     peak_device_bytes,
     use_device,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "decoder",
     "device_name",
     "evict",
-    "free_device_bytes",
     "peak_device_bytes",
     "use_device",
 ]

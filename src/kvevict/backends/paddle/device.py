@@ -39,14 +39,3 @@ def peak_device_bytes() -> int | None:
     if not paddle.get_device().startswith("gpu"):
         return None
     return paddle.device.cuda.max_memory_allocated()
-
-
-def free_device_bytes() -> int | None:
-    """Memory of the current GPU that Paddle can still allocate, in bytes; None on a CPU.
-
-    Others on the same GPU are not seen.
-    """
-    if not paddle.get_device().startswith("gpu"):
-        return None
-    whole = paddle.device.cuda.get_device_properties().total_memory
-    return whole - paddle.device.cuda.memory_allocated()

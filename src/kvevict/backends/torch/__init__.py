@@ -13,7 +13,6 @@ from .decoder import TorchDecoder as decoder
 from .device import (
     choose_dtype,
     device_name,
-    free_device_bytes,
     peak_device_bytes,
     use_device,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "decoder",
     "device_name",
     "evict",
-    "free_device_bytes",
     "peak_device_bytes",
     "use_device",
 ]

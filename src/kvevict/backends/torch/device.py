@@ -43,11 +43,3 @@ def choose_dtype(wanted: str | None, device: torch.device) -> str:
 def peak_device_bytes() -> int | None:
     """Most memory that PyTorch has allocated on the current GPU, in bytes; None on a CPU."""
     return torch.cuda.max_memory_allocated() or None
-
-
-def free_device_bytes() -> int | None:
-    """Memory of the current GPU that PyTorch can still allocate, in bytes; None on a CPU."""
-    if not torch.cuda.is_initialized():
-        return None
-    held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return torch.cuda.mem_get_info()[0] + held
