@@ -106,7 +106,9 @@ def evaluate(args: Namespace) -> None:
         if len(runs) == 1 and predicted:  # of a sweep's settings none has a peak of its own
             runs[0].record["peak_memory_bytes"] = environment.peak_process_bytes()
             runs[0].record["peak_device_bytes"] = own.peak_device_bytes()
+        templated = [task.name for task in wanted if prompting.template(task)]
         for run in runs:
+            run.record["chat"] = {"mode": args.chat, "in_template": templated}
             _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, chosen[0], wanted))
         print(f"every run: python compute_scores.py --output_dir {args.output_dir}")

@@ -49,7 +49,7 @@ def write_run(
         reference = infinitebench.TASKS[task].reference
         examples = list(read_file(file, infinitebench.TASKS[task]))
         labels = [reference(example.fields)["ground_truth"] for example in examples]
-    kept = 1.0 if method == "full" else policy.keep_ratio
+    kept = policy.budget / tokens if policy.budget else policy.keep_ratio
     for i, right in enumerate(correct):
         answer = f" {labels[i]}" if right else " nothing"
         stats = {

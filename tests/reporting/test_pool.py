@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reporting import cost, load, pool, tables
+from reporting import cost, figures, load, pool, tables
 from reporting.intervals import estimate
 from tests.reporting.runs import write_data, write_run
 
@@ -139,3 +139,19 @@ def test_the_time_of_a_batch_is_of_no_setting(tmp_path):
     table = tables.cost_table(cells)
     assert table.rows[0][-1] == "–" and "Decoded as one batch" in table.markdown()
     assert len(cost.cost_figure(cells).axes) == 1
+
+
+def test_budgets_in_entries_have_an_axis_of_their_own(tmp_path):
+    write_run(tmp_path / "full", "full", [True, True])
+    for budget in (128, 512):
+        write_run(tmp_path / f"e{budget}", "snapkv", [True, False], budget=budget)
+    ((alone,), _) = grouped(tmp_path)
+    assert pool.ratios_of(alone.cells) == [128, 512]
+    shown = tables.score_table(list(alone.cells)).rows
+    assert [row[1] for row in shown] == ["100%", "512", "128"]
+    assert figures.score_figure(list(alone.cells)).get_supxlabel() == "entries kept of each kv head"
+    write_run(tmp_path / "ratio", "snapkv", [True, False], keep_ratio=0.2)
+    (entries, shares), _ = grouped(tmp_path)
+    assert entries.title.endswith("in entries") and pool.ratios_of(entries.cells) == [128, 512]
+    assert shares.title.endswith("in shares") and pool.ratios_of(shares.cells) == [0.2]
+    assert all("full" in {cell.method for cell in group.cells} for group in (entries, shares))
