@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +28,15 @@ ROUNDING = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 1e-2}  # of a result i
 
 
 @lru_cache
+def place() -> Any:
+    """The device, made current, in the framework's own words."""
+    return use_device("cpu" if DRY else "gpu", None, FRAMEWORK)[0]
+
+
 def framework() -> ModuleType:
-    """Paddle or PyTorch, whichever this Python has, with the device made current."""
-    place, _ = use_device("cpu" if DRY else "gpu", None, FRAMEWORK)
-    ns = import_module(FRAMEWORKS[FRAMEWORK][0])
-    if FRAMEWORK == "pytorch":
-        ns.set_default_device(place)
-    return ns
+    """Paddle or PyTorch, whichever this Python has, on the device."""
+    place()
+    return import_module(FRAMEWORKS[FRAMEWORK][0])
 
 
 @lru_cache
@@ -58,7 +61,7 @@ def tensor(array: np.ndarray, dtype: str) -> Tensor:
     ns = framework()
     if FRAMEWORK == "paddle":
         return ns.to_tensor(array).astype(dtype)
-    return ns.tensor(array, dtype=getattr(ns, dtype))
+    return ns.tensor(array, dtype=getattr(ns, dtype), device=place())
 
 
 def array(x: Tensor) -> np.ndarray:

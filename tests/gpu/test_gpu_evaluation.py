@@ -18,7 +18,7 @@ from tests.evaluation import tiny
 pytestmark = [*NEEDS]
 METHODS = ("full", "nacl", "laprox", "snapkv", "adakv", "pyramidkv")
 TOKENS, AFTER = 300 if DRY else 1500, [70, 71, 72, 73, 74]
-LIMIT = 1e-3 if DRY else 0.05  # of logits after two layers in bfloat16
+LIMIT = 1e-3 if DRY else 0.1  # of logits: two layers in bfloat16, weights rounded too
 
 
 @pytest.fixture(scope="module")

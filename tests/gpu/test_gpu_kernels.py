@@ -68,7 +68,9 @@ def test_noise_is_that_of_the_definition():
     expected = ((words >> 9) + 0.5) / 2**23
     drawn = noise.uniform(keys, TOKENS, like=heads(1, 1, 64))
     assert np.array_equal(array(drawn), expected)
-    assert np.array_equal(array(kernels().uniform(tensor(np.array(keys), "int64"), TOKENS)), expected)
+    assert np.array_equal(
+        array(kernels().uniform(tensor(np.array(keys), "int64"), TOKENS)), expected
+    )
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
