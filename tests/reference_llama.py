@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -48,15 +48,20 @@ def logits(
     ids: list[int],
     frequencies: np.ndarray,
     interleaved: bool = False,
+    dims: Mapping[str, int] = DIMS,
+    visible: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Logits `[tokens, vocab]` of a model of `DIMS`.
+    """Logits `[tokens, vocab]` of a model of `dims`.
 
     `interleaved` rotates dimensions (2i, 2i+1) together, as GGUF's Llama weights ask for, instead
-    of (i, i + head_dim/2).
+    of (i, i + head_dim/2). `visible` says for each layer which keys a row sees, bool `[kv_heads,
+    tokens, tokens]`: all before it and its own, unless some were evicted.
     """
     w = {name: np.asarray(array, dtype=np.float64) for name, array in weights.items()}
-    heads, kv_heads = DIMS["num_attention_heads"], DIMS["num_key_value_heads"]
-    n, d = len(ids), DIMS["hidden_size"] // heads
+    heads, kv_heads = dims["num_attention_heads"], dims["num_key_value_heads"]
+    n, d = len(ids), dims["hidden_size"] // heads
+    if visible is None:
+        visible = [np.tri(n, dtype=bool)[None]] * dims["num_hidden_layers"]
     angles = np.arange(n)[:, None, None] * frequencies
     cos, sin = np.cos(angles), np.sin(angles)
     first = np.arange(0, d, 2) if interleaved else np.arange(d // 2)
@@ -69,14 +74,14 @@ def logits(
         return out
 
     x = w["model.embed_tokens.weight"][ids]
-    for i in range(DIMS["num_hidden_layers"]):
+    for i, seen in enumerate(visible):
         layer = f"model.layers.{i}."
         h = _norm(x, w[layer + "input_layernorm.weight"])
         q, k, v = ((h @ w[layer + f"self_attn.{p}_proj.weight"].T).reshape(n, -1, d) for p in "qkv")
         q, k = rotate(q), rotate(k)
         k, v = (np.repeat(t, heads // kv_heads, axis=1) for t in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(d)
-        scores[:, np.triu(np.ones((n, n), dtype=bool), 1)] = -np.inf
+        scores = np.where(np.repeat(seen, heads // len(seen), axis=0), scores, -np.inf)
         p = np.exp(scores - scores.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         o = np.einsum("hqk,khd->qhd", p, v).reshape(n, -1)

@@ -14,11 +14,6 @@ import pickle
 import sys
 from pathlib import Path
 
-DTYPE, METHODS, OUT = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-ON_GPU, KERNELS = DTYPE != "float32", os.environ.get("TRITON_INTERPRET") == "1"
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "evaluation")]
-
 import claimed
 import tiny
 
@@ -26,6 +21,9 @@ import eval_llama3
 from evaluation import predict
 from kvevict import ops
 from kvevict.engine import Batch, prefill
+
+DTYPE, METHODS, OUT = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+ON_GPU, KERNELS = DTYPE != "float32", os.environ.get("TRITON_INTERPRET") == "1"
 
 tiny.HEAD_DIM = 64  # that flash attention takes
 MODES = {

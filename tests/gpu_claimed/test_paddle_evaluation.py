@@ -15,6 +15,7 @@ import pytest
 from kvevict.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
+PLACES = (str(ROOT / "src"), str(ROOT / "tests" / "evaluation"))
 MODES = ("prompt", "context", "decoding")
 # Relative errors of logits, some times what one rounding of a small model comes to.
 PRECISION = {"float16": 0.02, "bfloat16": 0.1}
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
     def call(dtype: str, methods: list[str], interpret: str = "") -> tuple[dict, Counter]:
         out = folder / f"{dtype}{interpret}.pkl"
         command = [sys.executable, ROOT / "tests/gpu_claimed/evaluate.py", dtype]
-        env = {**os.environ, "TRITON_INTERPRET": interpret}
+        env = {**os.environ, "TRITON_INTERPRET": interpret, "PYTHONPATH": ":".join(PLACES)}
         done = subprocess.run(
             [*command, ",".join(methods), out], env=env, capture_output=True, text=True, timeout=600
         )

@@ -1,0 +1,70 @@
+"""What is installed, and whether it fits the card: the first part of scripts/check_gpu.sh.
+
+Exit status 1 where nothing can run on the GPU; what only makes it slower is said and no more.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+
+from common import DRY, FRAMEWORK, framework
+
+from kvevict import ops
+from kvevict.backends import backend, versions
+from kvevict.errors import InputError
+
+
+def main() -> int:
+    """Print a line a thing."""
+    print(f"machine    {platform.platform()}, {os.cpu_count()} cores")
+    print(f"python     {sys.version.split()[0]}, {sys.executable}")
+    if FRAMEWORK is None:
+        print("MISSING    neither paddle and paddlenlp nor torch and transformers")
+        return 1
+    print("packages   " + ", ".join(f"{k} {v}" for k, v in versions(FRAMEWORK).items()))
+    with suppress(OSError, subprocess.SubprocessError):
+        query = "--query-gpu=name,driver_version,memory.total,compute_cap"
+        command = ["nvidia-smi", query, "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        print("nvidia-smi " + (found.stdout or found.stderr).strip().replace("\n", "; "))
+    try:
+        ns = framework()
+    except InputError as error:
+        print(f"MISSING    {error}")
+        return 1
+    if DRY:
+        print("device     the CPU: a trial of this check, which says nothing of a GPU")
+        return 0
+    return _card(ns)
+
+
+def _card(ns) -> int:
+    name = ns.__name__
+    own = backend(FRAMEWORK)
+    capability = ops.compute_capability(name)
+    built = ns.version.cuda() if name == "paddle" else ns.version.cuda
+    print(f"device     {own.device_name(own.use_device('gpu'))}, compute capability {capability}")
+    print(f"built for  CUDA {built}")
+    try:
+        ones = ns.ones((256, 256), dtype=ns.float16)
+        ones = ones if name == "paddle" else ones.to("cuda")
+        works = float((ones @ ones).sum()) == 256.0**3
+    except Exception as error:  # each framework has kinds of its own
+        works, said = False, str(error).strip().splitlines()
+        print(f"           {said[-1] if said else type(error).__name__}")
+    if not works:
+        print(f"MISSING    {name} cannot multiply two matrices here: does its build fit the card?")
+        return 1
+    if capability < (8, 0):
+        print("SLOWER     flash attention and the kernels need compute capability 8.0")
+    elif not ops.has_triton():
+        print("SLOWER     without Triton 3.4 or newer there are no kernels")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

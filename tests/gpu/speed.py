@@ -1,0 +1,119 @@
+"""The three kernels that matter beside their floors: the last part of scripts/check_gpu.sh.
+
+One layer of Llama-3.1-8B's shape. A floor is the bytes that have to move over the bandwidth that a
+negation of a gibibyte reaches on this card.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, Callable
+
+import numpy as np
+from common import DRY, DTYPE, framework, kernels, tensor
+
+from kvevict import ops
+from kvevict.cache import LayerCache
+from kvevict.engine.prompt_eviction import Eviction
+from kvevict.methods import LayerView, build
+
+QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+TOKENS, ROWS = (2048 if DRY else 131_072), 32
+RAGGED = (0.5, 1.5, 1.0, 0.19, 1.81, 1.0, 0.76, 1.24)  # lengths of the heads over their mean
+REPEATS = 10
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    """Median device time of a call, launched while the GPU is busy, as in a prefill."""
+    ns = framework()
+    device = ns.cuda if ns.__name__ == "torch" else ns.device
+    run()  # compiles
+    large, times = drawn(8192, 8192), []
+    for _ in range(3):
+        device.synchronize()
+        for _ in range(25):  # so long that the host gets ahead
+            large @ large
+        first, last = (device.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        for _ in range(REPEATS):
+            run()
+        last.record()
+        device.synchronize()
+        times.append(first.elapsed_time(last) / REPEATS)
+    return statistics.median(times)
+
+
+def drawn(*shape: int, dtype: str = DTYPE) -> Any:
+    """Random numbers on the device; few are drawn, for many would take the host a while."""
+    few = np.random.default_rng().standard_normal(997, np.float32)
+    return tensor(np.resize(few, shape), dtype)
+
+
+def bandwidth() -> float:
+    """Bytes a second."""
+    x = drawn(1 << 29)
+    return 2 * 2 * (1 << 29) / milliseconds(lambda: -x) * 1e3
+
+
+def column_sums() -> tuple[Callable, int]:
+    q, k = drawn(1, QUERY_HEADS, ROWS, HEAD_DIM), drawn(1, KV_HEADS, TOKENS, HEAD_DIM)
+    lse = drawn(1, QUERY_HEADS, ROWS, dtype="float32")
+    read = 2 * KV_HEADS * TOKENS * HEAD_DIM
+    return lambda: kernels().column_statistic(q, k, lse, "sum", True), read + 4 * KV_HEADS * TOKENS
+
+
+def selection() -> tuple[Callable, int]:
+    """Sinks, the best and a drawn part of a fifth, and their keys and values side by side."""
+    scores = drawn(KV_HEADS, TOKENS, dtype="float32").abs()
+    keys, values = (drawn(KV_HEADS, TOKENS, HEAD_DIM) for _ in range(2))
+    w_o = drawn(KV_HEADS, QUERY_HEADS // KV_HEADS, HEAD_DIM, 64)
+    view, policy = LayerView((scores,), keys, values, w_o, [*range(KV_HEADS)]), build("nacl")
+
+    def run() -> None:
+        Eviction(policy, TOKENS, 1, KV_HEADS).add_layer(view)
+
+    kept = KV_HEADS * (TOKENS // 5)
+    return run, 4 * KV_HEADS * TOKENS + 2 * 2 * 2 * HEAD_DIM * kept
+
+
+def ragged_decode() -> tuple[Callable, int]:
+    lengths = [int(share * TOKENS / 5) for share in RAGGED]
+    held = LayerCache(*(drawn(sum(lengths), HEAD_DIM) for _ in range(2)), lengths)
+    held.append(*(drawn(KV_HEADS, 1, HEAD_DIM) for _ in range(2)))
+    q, tail = drawn(QUERY_HEADS, 1, HEAD_DIM), tensor(np.array([1]), "int32")
+    table, chunks = held.device_table, kernels().count_chunks(lengths)
+    capacity = held.tail_keys.shape[1]
+    return (
+        lambda: kernels().decode_attention(q, table, tail, chunks, capacity),
+        2 * 2 * HEAD_DIM * sum(lengths),
+    )
+
+
+PARTS = {
+    f"column sums of the last {ROWS} rows": column_sums,
+    "NACL's selection and compaction": selection,
+    "decoded token over ragged heads": ragged_decode,
+}
+
+
+def main() -> None:
+    """Print a line for each kernel."""
+    framework()
+    if not ops.has_triton():
+        print("no Triton, so no kernels to time")
+        return
+    if DRY:
+        for name, part in PARTS.items():
+            part()[0]()
+            print(f"{name}: ran in Triton's interpreter; a GPU would be timed")
+        return
+    rate = bandwidth()
+    print(f"bandwidth  {rate / 1e12:.2f} TB/s; {TOKENS:,} tokens, {KV_HEADS} kv heads, 20% kept")
+    for name, part in PARTS.items():
+        run, moved = part()
+        time, floor = milliseconds(run), moved / rate * 1e3
+        print(f"{name:36s} {time:7.3f} ms, floor {floor:6.3f} ms, {time / floor:5.1f}x")
+
+
+if __name__ == "__main__":
+    main()
