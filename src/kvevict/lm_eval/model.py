@@ -43,7 +43,7 @@ class KVEvict(TemplateLM):
         method: a key of ``kvevict.METHODS``.
         framework: ``paddle`` or ``pytorch``; by default Paddle where it is installed.
         dtype: as for :func:`kvevict.load`.
-        device: likewise; "cuda:1" is "gpu:1".
+        device: likewise, and "cuda:1" is "gpu:1".
         batch_size, max_batch_size: the harness passes them.
         settings: of the method: ``keep_ratio``, ``budget``, …. ``min_eviction_seqlen`` is 0 unless
             given: the harness's prompts are short.
@@ -66,9 +66,8 @@ class KVEvict(TemplateLM):
         super().__init__()
         self.policy = build(method, **{"min_eviction_seqlen": 0, **settings})
         self._checkpoint = read_checkpoint(str(pretrained))
-        device = device and device.replace("cuda", "gpu")
         self._loaded = backends.load(
-            self._checkpoint, dtype, device, framework or _installed_framework()
+            self._checkpoint, dtype, _device(device), framework or _installed_framework()
         )
         self._decoder = self._loaded.decoder()
         self._kept = Kept()
@@ -216,6 +215,11 @@ class KVEvict(TemplateLM):
         if self._checkpoint.chat is None:
             raise InputError(f"{self._checkpoint.source} has no chat template")
         return self._checkpoint.chat
+
+
+def _device(harness: str | None) -> str | None:
+    """A device by our name. The harness says "cuda:0" where nobody chose, GPU or not."""
+    return None if harness in (None, "cuda", "cuda:0") else harness.replace("cuda", "gpu")
 
 
 def _installed_framework() -> str:
