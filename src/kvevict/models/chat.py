@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,12 +45,17 @@ class ChatTemplate:
         """Whether white space at the ends of the message is dropped."""
         return self._parts[1] != MESSAGE
 
-    @cached_property
-    def _parts(self) -> tuple[str, str, str]:
-        """The text around a message, and the message as the template lets it through.
+    def render(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as one text.
+
+        Args:
+            messages: each with a ``role`` and its ``content``.
+            add_generation_prompt: end where the answer begins.
 
         Raises:
-            InputError: the template does not work, or has no place for a message.
+            InputError: the template does not work, or not with these messages.
         """
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
@@ -63,13 +68,22 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = _to_json
         try:
-            text = environment.from_string(self.source).render(
-                messages=[{"role": "user", "content": MESSAGE}],
-                add_generation_prompt=True,
+            return environment.from_string(self.source).render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise InputError(f"the chat template of {self._where} does not work: {error}") from None
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        """The text around a message, and the message as the template lets it through.
+
+        Raises:
+            InputError: the template does not work, or has no place for a message.
+        """
+        text = self.render([{"role": "user", "content": MESSAGE}])
         for message in (MESSAGE, MESSAGE.strip()):
             if message in text:
                 return text.partition(message)
