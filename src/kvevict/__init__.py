@@ -35,6 +35,7 @@ from .methods import (
 
 if TYPE_CHECKING:
     from .backends import load
+    from .document import Document
     from .engine import Session, decode, prefill
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "AdaKV",
     "CriticalAdaKV",
     "CriticalKV",
+    "Document",
     "Full",
     "InputError",
     "KeyNorm",
@@ -66,7 +68,12 @@ __all__ = [
 ]
 
 
-LATE = {"decode": "engine", "load": "backends", "prefill": "engine"}  # they bring NumPy
+LATE = {  # they bring NumPy
+    "Document": "document",
+    "decode": "engine",
+    "load": "backends",
+    "prefill": "engine",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -46,12 +46,35 @@ class ChatTemplate:
         return self._parts[1] != MESSAGE
 
     @cached_property
+    def between(self) -> str:
+        """What stands between an answer and the user's next message.
+
+        Raises:
+            InputError: the template does not work, or takes one message only.
+        """
+        turns = [MESSAGE, MESSAGE.strip() * 2, MESSAGE]
+        roles = ("user", "assistant", "user")
+        text = self._render([{"role": r, "content": c} for r, c in zip(roles, turns)])
+        answer, message = turns[1], self._parts[1]
+        if answer not in text or message not in text.partition(answer)[2]:
+            raise InputError(f"the chat template of {self._where} has no second question")
+        return text.partition(answer)[2].partition(message)[0]
+
+    @cached_property
     def _parts(self) -> tuple[str, str, str]:
         """The text around a message, and the message as the template lets it through.
 
         Raises:
             InputError: the template does not work, or has no place for a message.
         """
+        text = self._render([{"role": "user", "content": MESSAGE}])
+        for message in (MESSAGE, MESSAGE.strip()):
+            if message in text:
+                return text.partition(message)
+        raise InputError(f"the chat template of {self._where} leaves the user's message out")
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        """The text of these messages, up to where the next answer begins."""
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -63,17 +86,11 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = _to_json
         try:
-            text = environment.from_string(self.source).render(
-                messages=[{"role": "user", "content": MESSAGE}],
-                add_generation_prompt=True,
-                **self._special_tokens,
+            return environment.from_string(self.source).render(
+                messages=messages, add_generation_prompt=True, **self._special_tokens
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise InputError(f"the chat template of {self._where} does not work: {error}") from None
-        for message in (MESSAGE, MESSAGE.strip()):
-            if message in text:
-                return text.partition(message)
-        raise InputError(f"the chat template of {self._where} leaves the user's message out")
 
     def wrap(self, context: str, question: str) -> tuple[str, str]:
         """A message in two parts with the template around it: texts to be joined as they are."""
