@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from benchmarks import Benchmark, Example, Task
 from kvevict.errors import InputError
 from kvevict.models.chat import ChatTemplate
-from kvevict.models.tokenizer import Tokenizer
+from kvevict.models.tokenizer import Tokenizer, added_tokens
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Prompting:
         self, context: str, question: str, answer_prefix: str, template: ChatTemplate | None
     ) -> PromptTokens:
         """Texts as tokens, whole. What the tokenizer adds of itself goes around all of them."""
-        before, after = ([], []) if template else self._added()
+        before, after = ([], []) if template else added_tokens(self.tokenizer)
         if template:
             context, question = template.wrap(context, question)
         asked = self._encode(question + answer_prefix) + after
@@ -130,7 +130,7 @@ class Prompting:
 
     def _cut(self, context: str, question: str, most: int) -> tuple[str, str]:
         """The first and the last half of the tokens of a prompt, as texts, the question apart."""
-        before, after = self._added()
+        before, after = added_tokens(self.tokenizer)
         ids, asked = before + self._encode(context + question) + after, self._encode(question)
         half = most // 2
         first, last = (self.tokenizer.decode(part) for part in (ids[:half], ids[-half:]))
@@ -143,12 +143,6 @@ class Prompting:
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, special_tokens=False)
-
-    def _added(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after a text."""
-        whole, bare = self.tokenizer.encode("x"), self._encode("x")
-        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        return whole[:start], whole[start + len(bare) :]
 
 
 def truncate(token_ids: list[int], limit: int) -> list[int]:

@@ -35,6 +35,7 @@ from .methods import (
 
 if TYPE_CHECKING:
     from .backends import load
+    from .document import Document
     from .engine import Session, decode, prefill
     from .generation import generate
 
@@ -47,6 +48,7 @@ __all__ = [
     "AdaKV",
     "CriticalAdaKV",
     "CriticalKV",
+    "Document",
     "Full",
     "InputError",
     "KeyNorm",
@@ -68,8 +70,13 @@ __all__ = [
 ]
 
 
-# They bring NumPy.
-LATE = {"decode": "engine", "generate": "generation", "load": "backends", "prefill": "engine"}
+LATE = {  # they bring NumPy
+    "Document": "document",
+    "decode": "engine",
+    "generate": "generation",
+    "load": "backends",
+    "prefill": "engine",
+}
 
 
 def __getattr__(name: str) -> Any:

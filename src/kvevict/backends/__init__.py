@@ -12,6 +12,7 @@ import re
 import sys
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,10 @@ from kvevict import environment
 from kvevict.engine.session import Decoder, Session
 from kvevict.errors import InputError
 from kvevict.methods import Policy
+from kvevict.models.chat import ChatTemplate
 from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.families import by_class
+from kvevict.models.identity import model_identity
 from kvevict.models.source import read_checkpoint
 from kvevict.models.tokenizer import Tokenizer
 
@@ -79,6 +82,8 @@ class LoadedModel:
         name: what runs are named after.
         max_positions: tokens of a sequence that it has positions for.
         eos_ids: tokens that end an answer.
+        chat: its chat template; None for a model without one.
+        path, source: the model as it was asked for, and where it was read from.
     """
 
     model: Any
@@ -89,6 +94,14 @@ class LoadedModel:
     name: str
     max_positions: int
     eos_ids: tuple[int, ...]
+    chat: ChatTemplate | None
+    path: str
+    source: str
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What tells the model from others: :func:`~kvevict.models.identity.model_identity`."""
+        return model_identity(self.path, self.source)
 
     def decoder(self) -> Decoder:
         """The model taken apart for :mod:`kvevict.engine`."""
@@ -126,6 +139,9 @@ def load(
         name=Path(os.path.abspath(checkpoint.source if checkpoint is model else model)).name,
         max_positions=checkpoint.max_positions,
         eos_ids=checkpoint.eos_ids,
+        chat=checkpoint.chat,
+        path=checkpoint.source if checkpoint is model else str(model),
+        source=checkpoint.source,
     )
 
 

@@ -1,8 +1,17 @@
 """From a prompt to its compressed cache, and on from there."""
 
 from .batch import Batch
-from .decoding import decode, decode_all, decode_together
+from .decoding import decode, decode_all, decode_together, stream
 from .prefilling import prefill
 from .session import Decoder, Session
 
-__all__ = ["Batch", "Decoder", "Session", "decode", "decode_all", "decode_together", "prefill"]
+__all__ = [
+    "Batch",
+    "Decoder",
+    "Session",
+    "decode",
+    "decode_all",
+    "decode_together",
+    "prefill",
+    "stream",
+]

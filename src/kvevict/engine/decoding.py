@@ -29,6 +29,21 @@ def decode(
     return decode_together([session], max_new_tokens, eos, min_new_tokens)[0]
 
 
+def stream(session: Session, max_new_tokens: int, eos: set[int] = frozenset()) -> Iterator[int]:
+    """Greedy decoding as :func:`decode`, token by token.
+
+    Whoever stops in between finds a session that has taken in what was yielded, and can go on.
+    """
+    session.reserve(max_new_tokens)
+    batch = Batch([session], steps=max_new_tokens)
+    for _ in range(max_new_tokens):
+        token = int(session.logits.argmax(dim=-1))
+        if token in eos:
+            return
+        batch.step([token])
+        yield token
+
+
 def decode_together(
     sessions: list[Session],
     max_new_tokens: int,

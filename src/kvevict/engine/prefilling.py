@@ -94,7 +94,7 @@ def prefill_hidden(
         del parts
     for eviction in evictions:
         eviction.checks.look()
-    return [Session(model, e, DecodeEviction.for_policy(e)) for e in evictions], hidden
+    return [Session(model, e.cache, DecodeEviction.for_policy(e)) for e in evictions], hidden
 
 
 def _view(

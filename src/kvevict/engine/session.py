@@ -6,10 +6,10 @@ from copy import copy
 from typing import Protocol, Union
 
 from ..attention.cached import attend_cached
+from ..cache import KVCache
 from ..errors import InputError
 from ..tensors import Tensor
 from .decode_eviction import DecodeEviction
-from .prompt_eviction import Eviction
 
 Start = Union[int, tuple, Tensor]  # a position; one of each sequence: ints, or on the device
 
@@ -58,8 +58,10 @@ class Session:
         logits: of the token after the last one seen.
     """
 
-    def __init__(self, model: Decoder, eviction: Eviction, decoding: DecodeEviction | None) -> None:
-        self.model, self.cache = model, eviction.cache
+    def __init__(
+        self, model: Decoder, cache: KVCache, decoding: DecodeEviction | None = None
+    ) -> None:
+        self.model, self.cache = model, cache
         self.logits: Tensor | None = None
         self._decoding = decoding
 

@@ -77,6 +77,21 @@ class ChatTemplate:
             raise InputError(f"the chat template of {self._where} does not work: {error}") from None
 
     @cached_property
+    def between(self) -> str:
+        """What stands between an answer and the user's next message.
+
+        Raises:
+            InputError: the template does not work, or takes one message only.
+        """
+        turns = [MESSAGE, MESSAGE.strip() * 2, MESSAGE]
+        roles = ("user", "assistant", "user")
+        text = self.render([{"role": r, "content": c} for r, c in zip(roles, turns)])
+        answer, message = turns[1], self._parts[1]
+        if answer not in text or message not in text.partition(answer)[2]:
+            raise InputError(f"the chat template of {self._where} has no second question")
+        return text.partition(answer)[2].partition(message)[0]
+
+    @cached_property
     def _parts(self) -> tuple[str, str, str]:
         """The text around a message, and the message as the template lets it through.
 

@@ -61,6 +61,13 @@ def valid_unicode(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def added_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and after a text."""
+    whole, bare = tokenizer.encode("x"), tokenizer.encode("x", special_tokens=False)
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]
+
+
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of the model directory ``path``."""
     file = path / "tokenizer.json"
