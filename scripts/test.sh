@@ -51,13 +51,20 @@ with_torch=(tests/kernels tests/attention/test_flash.py tests/backends
     tests/models/test_gguf.py tests/models/test_lora.py
     tests/models/test_rope.py tests/models/test_tokenizer.py tests/reporting/test_kept.py
     tests/test_adapter.py tests/test_environment.py)
+# A process a core, up to four: each has Paddle and a model in memory.
+cores=$(nproc)
+processes=$((cores < 4 ? cores : 4))
+export OMP_NUM_THREADS=$((cores / processes))
+test_all() { # ENVIRONMENT REPORT PATH…
+    run "$1" pytest -n $processes --dist loadfile --junitxml="$2" "${@:3}" || status=$?
+}
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 found=("$reports/paddle.xml") status=0
-run .venv pytest --junitxml="${found[0]}" || status=$?
+test_all .venv "${found[0]}"
 if [ -x .venv-torch/bin/python ]; then
     found+=("$reports/pytorch.xml")
-    run .venv-torch pytest --junitxml="${found[1]}" "${with_torch[@]}" || status=$?
+    test_all .venv-torch "${found[1]}" "${with_torch[@]}"
 fi
 .venv/bin/python tests/summary.py $all "${found[@]}" || status=$?
 exit $status
