@@ -3,15 +3,17 @@
     python report.py --output_dir ../results --out ../report
     python report.py --scores ../report/scores.jsonl.gz --out ../again
     python report.py scores --output_dir ../results --data_dir ../data --out scores.jsonl.gz
+    python report.py answers --output_dir ../results --data_dir ../data
     python report.py study --scores FILE --page ../docs/study.md --figures ../figures/study
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and
 what ``kept`` has left in the same place, if the runs have its model, task, methods and ratio) and
 scores.jsonl.gz (what the report is made of). The second does the same from that file, without the
-runs; ``scores`` writes the file alone, where there is no Matplotlib. ``study`` brings the tables of
-a page up to date and draws its figures. ``kept`` runs one prompt under several methods and draws
-what each layer and head kept: kept.png, kept.html and the data, kept.json.
+runs; ``scores`` writes the file alone, where there is no Matplotlib. ``answers`` prints what was
+asked and what every run answered. ``study`` brings the tables of a page up to date and draws its
+figures. ``kept`` runs one prompt under several methods and draws what each layer and head kept:
+kept.png, kept.html and the data, kept.json.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @command()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command and print the path of what it wrote."""
+    """Run the command and print the path of what it wrote, or what it was asked for."""
     argv = list(sys.argv[1:] if argv is None else argv)
     named = COMMANDS.get(argv[0] if argv else "")
     arguments, run = named or (_report_arguments, report)
@@ -72,6 +74,13 @@ def scores(args: argparse.Namespace) -> Path:
     files.make_directory(args.out.parent)
     load.write_scores(args.out, results)
     return args.out
+
+
+def said(args: argparse.Namespace) -> str:
+    """What was asked and answered, as text."""
+    from reporting import answers  # Matplotlib takes a second
+
+    return answers.answers(args.output_dir, args.data_dir)
 
 
 def study(args: argparse.Namespace) -> Path:
@@ -120,7 +129,7 @@ def _draw(path: Path, figure: Figure) -> None:
 def _report_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         description="Turn runs into tables, figures and a page.",
-        epilog="report.py scores, study and kept are further commands; each has its --help",
+        epilog="report.py scores, answers, study, kept: further commands, each with its --help",
     )
     add = parser.add_argument
     add(
@@ -147,6 +156,16 @@ def _scores_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--output_dir", type=user_path, required=True, help="where the runs lie")
     add("--data_dir", type=user_path, help="where their data lie: adds the depths of the answers")
     add("--out", type=user_path, required=True, help="the file, .jsonl.gz")
+    return parser.parse_args(argv)
+
+
+def _answers_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="report.py answers", description="Print each question with what every run answered."
+    )
+    add = parser.add_argument
+    add("--output_dir", type=user_path, required=True, help="where the runs lie")
+    add("--data_dir", type=user_path, required=True, help="as for eval_llama3.py")
     return parser.parse_args(argv)
 
 
@@ -194,6 +213,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "scores": (_scores_arguments, scores),
+    "answers": (_answers_arguments, said),
     "study": (_study_arguments, study),
     "kept": (_kept_arguments, keep),
 }

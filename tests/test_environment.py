@@ -15,7 +15,8 @@ from kvevict.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 CHOSEN = [*environment.THREAD_VARIABLES, "MKL_DEBUG_CPU_TYPE"]
-OTHERS = [*environment._HOMES, "LOCAL_RANK", "FLAGS_selected_gpus"]
+WAITING = ["KMP_BLOCKTIME", "GOMP_SPINCOUNT"]
+OTHERS = [*environment._HOMES, *WAITING, "LOCAL_RANK", "FLAGS_selected_gpus"]
 
 
 def fresh(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -105,6 +106,15 @@ def test_what_the_user_has_set_stays():
         "environment.configure()", MKL_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="4"
     )
     assert found == {**threads(1), "MKL_DEBUG_CPU_TYPE": "4"}
+
+
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_that_wait_leave_the_cores(given):
+    """Of either OpenMP, unless the user wants it otherwise."""
+    code = "import os; from kvevict import environment; environment.configure()\n"
+    code += f"print(*(os.environ[name] for name in {WAITING}))"
+    done = fresh(code, **given)
+    assert done.stdout.split() == ["1", given.get("GOMP_SPINCOUNT", "1000")]
 
 
 @pytest.mark.parametrize(

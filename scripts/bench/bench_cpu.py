@@ -1,9 +1,11 @@
-"""Prefill, decoding and memory on a CPU, on the built-in model, against its peers.
+"""Prefill, decoding and memory on a CPU beside transformers, on a built-in model.
 
-    .venv/bin/python scripts/bench/bench_cpu.py [--lengths 500,1500,2700,8000]
+    .venv/bin/python scripts/bench/bench_cpu.py --out docs/data/cpu.json
 
-Every cell is a process of its own, so that its peak memory is its own. transformers on PyTorch is
-measured where ``.venv-torch`` is there (``bash scripts/setup.sh --with-torch``).
+Every cell is a process of its own, so that its peak memory is its own. Rows of PyTorch and
+transformers are there where ``.venv-torch`` is (``bash scripts/setup.sh --with-torch``). Seconds of
+CPU, over all threads, stand beside those on the clock: where others have the cores too, they are
+the ones to compare.
 """
 
 from __future__ import annotations
@@ -14,182 +16,192 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
-MODEL = "smollm2-135m-instruct"
-PADDLENLP_UP_TO = 2700  # its dense masks and weights take a minute and gigabytes beyond
-NEW_TOKENS = 8
+from kvevict import environment, files  # noqa: E402
+from kvevict.command import Parser, command, user_path  # noqa: E402
+
+MODEL = "qwen2.5-coder-0.5b-instruct"
+WARM_UP = 300  # tokens
+NEW_TOKENS = 16
+HEAD = """\
+| prompt | system | prefill s | CPU s | ms/token | CPU ms | peak MiB | cache MiB |
+|---:|---|---:|---:|---:|---:|---:|---:|"""
 
 
+class Seconds(NamedTuple):
+    """A moment, or the time between two."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, earlier: Seconds) -> Seconds:
+        return Seconds(self.wall - earlier.wall, self.cpu - earlier.cpu)
+
+
+class Step(NamedTuple):
+    """A system that has its model: what reads a prompt, and what then decodes.
+
+    Attributes:
+        prefill: from token ids to whatever ``decode`` goes on from, and the cache's bytes.
+        decode: takes that on by a number of tokens.
+    """
+
+    prefill: Callable[[list[int]], tuple[Any, int]]
+    decode: Callable[[Any, int], object]
+
+
+def ours(framework: str, method: str) -> Callable[[str], Step]:
+    """This project on a framework, under a method's defaults."""
+
+    def start(model: str) -> Step:
+        from kvevict import build, decode, load, prefill
+
+        decoder = load(model, framework=framework).decoder()
+        policy = build(method, **({} if method == "full" else {"min_eviction_seqlen": 0}))
+
+        def read(ids: list[int]) -> tuple[Any, int]:
+            (session,) = prefill(decoder, ids, [policy])
+            return session, session.cache.nbytes
+
+        # The first token is the prefill's own.
+        return Step(read, lambda session, tokens: decode(session, tokens + 1))
+
+    return start
+
+
+def transformers(model: str) -> Step:
+    """transformers as it comes, logits of the last position alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from kvevict.models import builtin_dir
+
+    torch.set_grad_enabled(False)
+    lm = AutoModelForCausalLM.from_pretrained(builtin_dir(model), dtype=torch.float32).eval()
+
+    def read(ids: list[int]) -> tuple[Any, int]:
+        out = lm(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+        layers = out.past_key_values.layers
+        return out, sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
+
+    def decode(out: Any, tokens: int) -> None:
+        for _ in range(tokens):
+            token = out.logits[:, -1:].argmax(-1)
+            out = lm(token, past_key_values=out.past_key_values)
+
+    return Step(read, decode)
+
+
+SYSTEMS = {
+    "Paddle, full cache": ours("paddle", "full"),
+    "Paddle, NACL 20%": ours("paddle", "nacl"),
+    "PyTorch, full cache": ours("pytorch", "full"),
+    "PyTorch, NACL 20%": ours("pytorch", "nacl"),
+    "transformers": transformers,
+}
+
+
+def measure(system: str, model: str, length: int, repeats: int) -> dict[str, float]:
+    """One cell: the repeat of the least CPU time; the peak is the process's."""
+    if system != "transformers":
+        environment.configure()
+    step = SYSTEMS[system](model)
+    ids = [(i * 7919) % 40000 + 100 for i in range(max(length, WARM_UP))]
+    step.decode(step.prefill(ids[:WARM_UP])[0], 2)
+    rows = []
+    for _ in range(repeats):
+        began = Seconds.now()
+        state, cache = step.prefill(ids[:length])
+        read = Seconds.now()
+        step.decode(state, NEW_TOKENS)
+        prefill, decode = read - began, Seconds.now() - read
+        del state  # before the next takes as much
+        row = {
+            "prefill_seconds": prefill.wall,
+            "prefill_cpu_seconds": prefill.cpu,
+            "ms_per_token": 1e3 * decode.wall / NEW_TOKENS,
+            "cpu_ms_per_token": 1e3 * decode.cpu / NEW_TOKENS,
+            "cache_bytes": cache,
+        }
+        rows.append({key: round(value, 3) for key, value in row.items()})
+    best = min(rows, key=lambda row: row["prefill_cpu_seconds"])
+    return {**best, "peak_bytes": environment.peak_process_bytes()}
+
+
+@command()
 def main() -> None:
     """Measure all cells and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", default="500,1500,2700,8000", help="prompt tokens")
-    parser.add_argument("--repeats", type=int, default=2, help="the fastest counts")
-    parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
-    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = _arguments()
     if args.cell:
-        system, length, repeats = args.cell
-        print(json.dumps(CELLS[system](int(length), int(repeats))))
+        print(json.dumps(measure(args.cell, args.model, args.lengths[0], args.repeats)))
         return
-    torch_python = ROOT / ".venv-torch/bin/python"
     rows = []
-    print("| prompt | system | prefill s | ms/token | peak MiB | cache MiB | eviction |")
-    print("|---:|---|---:|---:|---:|---:|---:|", flush=True)
-    for length in [int(n) for n in args.lengths.split(",")]:
-        for system in CELLS:
-            if system == "PaddleNLP" and length > PADDLENLP_UP_TO:
+    print(HEAD, flush=True)
+    for length in args.lengths:
+        for system in SYSTEMS:
+            own = Path(sys.executable) if "Paddle" in system else ROOT / ".venv-torch/bin/python"
+            if not own.exists():
                 continue
-            python = torch_python if system == "transformers" else Path(sys.executable)
-            if not python.exists():
-                continue
-            row = {"length": length, "system": system, **_cell(python, system, length, args)}
+            row = {"length": length, "system": system, **_cell(own, system, length, args)}
             rows.append(row)
-            share = f"{row['eviction']:.1%}" if "eviction" in row else ""
-            print(
-                f"| {length} | {system} | {row['prefill']:.2f} | {row['decode'] * 1e3:.0f} "
-                f"| {row['peak'] / 2**20:.0f} | {row.get('cache', 0) / 2**20:.1f} | {share} |",
-                flush=True,
-            )
-    _ratios(rows)
+            print(_line(row), flush=True)
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        of_all = {"model": args.model, "threads": environment.default_threads(), "cpu": _cpu()}
+        files.write(args.out, json.dumps({**of_all, "rows": rows}, indent=1) + "\n")
 
 
-def _cell(python: Path, system: str, length: int, args: argparse.Namespace) -> dict:
-    command = [python, __file__, "--cell", system, str(length), str(args.repeats)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def _arguments() -> argparse.Namespace:
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=MODEL, help="a built-in model")
+    parser.add_argument("--lengths", type=_lengths, default=[1000, 4000, 8000], help="tokens")
+    parser.add_argument("--repeats", type=int, default=2, help="the one of least CPU time counts")
+    parser.add_argument("--out", type=user_path, help="also write the numbers as JSON")
+    parser.add_argument("--cell", choices=SYSTEMS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _lengths(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _cell(python: Path, system: str, length: int, args: argparse.Namespace) -> dict[str, float]:
+    of_cell = ["--cell", system, "--lengths", str(length), "--repeats", str(args.repeats)]
+    done = subprocess.run(
+        [python, __file__, "--model", args.model, *of_cell], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{system} at {length} tokens failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _ratios(rows: list[dict]) -> None:
-    print("\nPrefill and eight tokens, against ours with the full cache:")
-    total = {(r["length"], r["system"]): r["prefill"] + NEW_TOKENS * r["decode"] for r in rows}
-    for (length, system), seconds in total.items():
-        if system in ("PaddleNLP", "transformers"):
-            print(f"  {length} tokens: {system} takes {seconds / total[length, 'full']:.2f} times")
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['length']:,} | {row['system']} | {row['prefill_seconds']:.1f} "
+        f"| {row['prefill_cpu_seconds']:.1f} | {row['ms_per_token']:.0f} "
+        f"| {row['cpu_ms_per_token']:.0f} | {row['peak_bytes'] / 2**20:,.0f} "
+        f"| {row['cache_bytes'] / 2**20:.1f} |"
+    )
 
 
-def _ours(method: str, length: int, repeats: int) -> dict:
-    from kvevict import build, environment
+def _cpu() -> str:
+    """The processor's name and how many cores it has for this process."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{len(os.sched_getaffinity(0))} × {names[0] if names else 'unknown'}"
 
-    environment.configure()
-    from kvevict import load
-    from kvevict.backends.paddle.decoder import PaddleDecoder
-    from kvevict.engine import decode, prefill
-    from kvevict.engine.prompt_eviction import Eviction
-
-    evicting = [0.0]
-    add_layer = Eviction.add_layer
-
-    def timed(*arguments) -> None:
-        start = time.perf_counter()
-        add_layer(*arguments)
-        evicting[0] += time.perf_counter() - start
-
-    Eviction.add_layer = timed
-    decoder = PaddleDecoder(load(MODEL).model)
-    policy = build(method, **({} if method == "full" else {"min_eviction_seqlen": 256}))
-    decode(prefill(decoder, _ids(300), [policy])[0], 2)  # warm up
-    best: dict = {}
-    for _ in range(repeats):
-        evicting[0] = 0.0
-        start = time.perf_counter()
-        (session,) = prefill(decoder, _ids(length), [policy])
-        prefilled = time.perf_counter()
-        cache = session.cache.nbytes
-        decode(session, NEW_TOKENS + 1)
-        row = {
-            "prefill": prefilled - start,
-            "decode": (time.perf_counter() - prefilled) / NEW_TOKENS,
-            "cache": cache,
-            "eviction": evicting[0] / (prefilled - start),
-        }
-        best = min(best or row, row, key=lambda r: r["prefill"])
-    return {**best, "peak": environment.peak_process_bytes()}
-
-
-def _paddlenlp(length: int, repeats: int) -> dict:
-    from kvevict import environment
-
-    os.environ["KMP_BLOCKTIME"] = "200"
-    environment.configure()
-    _glibc_defaults()
-    import paddle
-
-    from kvevict import load
-
-    model = load(MODEL).model
-    ids = paddle.to_tensor([_ids(length)])
-    mask = paddle.ones_like(ids)
-
-    def seconds(new: int) -> float:
-        start = time.perf_counter()
-        model.generate(
-            ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
-            decode_strategy="greedy_search",
-        )  # fmt: skip
-        return time.perf_counter() - start
-
-    first = min(seconds(1) for _ in range(repeats))
-    return {
-        "prefill": first,
-        "decode": max(0.0, seconds(1 + NEW_TOKENS) - first) / NEW_TOKENS,
-        "peak": environment.peak_process_bytes(),
-    }
-
-
-def _glibc_defaults() -> None:
-    """Take back what ``configure`` did beyond threads: this cell is PaddleNLP as it comes."""
-    import ctypes
-
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(-3, 128 << 10)
-    libc.mallopt(-1, 128 << 10)
-
-
-def _transformers(length: int, repeats: int) -> dict:
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from kvevict import environment
-    from kvevict.models import builtin_dir
-
-    model = LlamaForCausalLM.from_pretrained(builtin_dir(MODEL), dtype=torch.float32).eval()
-    best: dict = {}
-    with torch.no_grad():
-        model(torch.tensor([_ids(300)]), logits_to_keep=1)  # warm up
-        for _ in range(repeats):
-            start = time.perf_counter()
-            out = model(torch.tensor([_ids(length)]), use_cache=True, logits_to_keep=1)
-            prefilled = time.perf_counter()
-            for _ in range(NEW_TOKENS):
-                token = out.logits[:, -1:].argmax(-1)
-                out = model(token, past_key_values=out.past_key_values)
-            row = {
-                "prefill": prefilled - start,
-                "decode": (time.perf_counter() - prefilled) / NEW_TOKENS,
-            }
-            best = min(best or row, row, key=lambda r: r["prefill"])
-    return {**best, "peak": environment.peak_process_bytes()}
-
-
-def _ids(length: int) -> list[int]:
-    return [(i * 7919) % 40000 + 100 for i in range(length)]
-
-
-CELLS = {
-    "full": lambda length, repeats: _ours("full", length, repeats),
-    "nacl": lambda length, repeats: _ours("nacl", length, repeats),
-    "PaddleNLP": _paddlenlp,
-    "transformers": _transformers,
-}
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -76,8 +76,10 @@ def configure(threads: int | None = None) -> None:
             os.environ[variable] = str(chosen)
     if os.environ.get("LOCAL_RANK"):  # of torchrun, in the word that Paddle reads
         os.environ.setdefault("FLAGS_selected_gpus", str(local_gpu()))
-    # OpenMP's idle threads would spin for 200 ms on cores that NumPy's part of the work wants.
+    # OpenMP's idle threads would spin on cores that NumPy's part of the work, or another process,
+    # wants: Intel's, which Paddle has, for 200 ms; GNU's, which PyTorch has, for 300,000 rounds.
     os.environ.setdefault("KMP_BLOCKTIME", "1")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if _is_amd():
         # The MKL inside Paddle's wheel takes its slow generic path on AMD unless told otherwise.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import sys
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,12 +16,12 @@ from typing import Any
 
 import benchmarks
 from benchmarks import Example, Task
-from benchmarks.examples import parse_json_line, read_file
+from benchmarks.examples import read_file
 from benchmarks.grading import grade
 from kvevict import files
 from kvevict.errors import InputError
+from reporting.records import Record, read_lines, read_records
 
-GZIP = b"\x1f\x8b"
 MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
 
 
@@ -78,13 +77,9 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
     Raises:
         InputError: there are no runs, none has results, or a file is broken.
     """
-    if not output_dir.is_dir():
-        raise InputError(f"there is no output directory {output_dir}")
-    records = sorted(output_dir.rglob("run.json"))
-    if not records:
-        raise InputError(f"there are no runs (run.json) below {output_dir}")
+    records = list(read_records(output_dir))
     depths = _Depths(data_dir)
-    results = [result for record in records for result in _read_run(record, output_dir, depths)]
+    results = [result for record in records for result in _read_run(record, depths)]
     if not results:
         raise InputError(f"the runs below {output_dir} have no predictions yet")
     parts: dict[str, list[Result]] = defaultdict(list)
@@ -107,7 +102,7 @@ def read_scores(path: Path) -> list[Result]:
         InputError: the file cannot be read or is another one.
     """
     results = []
-    for number, row, _ in _lines(path):
+    for number, row, _ in read_lines(path):
         if (
             set(row) != {field.name for field in fields(Result)}
             or row["task"] not in benchmarks.tasks()
@@ -119,29 +114,14 @@ def read_scores(path: Path) -> list[Result]:
     return results
 
 
-def _read_run(record: Path, output_dir: Path, depths: _Depths) -> Iterator[Result]:
-    try:
-        run = json.loads(record.read_text("utf-8"))
-        settings = run["settings"]
-        # Where a model lay says nothing about it, and means nothing on another machine.
-        settings = {key: value for key, value in settings.items() if key != "model_path"}
-        settings["model"], settings["compress"], settings["policy"]["name"]
-        float(settings["policy"].get("budget") or settings["policy"]["keep_ratio"])
-        data = {name: task["data_sha256"] for name, task in run["tasks"].items()}
-    except OSError as error:
-        raise InputError(f"cannot read {record}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{record} is not the record of a run") from None
-    benchmark = benchmarks.get(settings.get("benchmark", benchmarks.DEFAULT))
-    name = record.parent.relative_to(output_dir).as_posix()
-    for task in benchmark.tasks.values():
-        file = record.parent / f"preds_{task.name}.jsonl"
-        if task.name in data and file.exists():
-            grades = grade(file, benchmark, task, name)
-            scores = dict(zip(grades.ids, grades.scores))
-            result = _result(settings, task, data[task.name], file, scores, depths)
-            if result:
-                yield result
+def _read_run(record: Record, depths: _Depths) -> Iterator[Result]:
+    for task, file in record.predictions():
+        grades = grade(file, record.benchmark, task, record.name)
+        scores = dict(zip(grades.ids, grades.scores))
+        data = record.data[task.name]
+        result = _result(record.settings, task, data, file, scores, depths)
+        if result:
+            yield result
 
 
 def _result(
@@ -155,7 +135,7 @@ def _result(
     """A task of a run; None where none of its examples has statistics."""
     file = file.with_name(f"stats_{task.name}.jsonl")
     try:
-        stats = {row["id"]: row for _, row, _ in _lines(file)}
+        stats = {row["id"]: row for _, row, _ in read_lines(file)}
         done = sorted(scores)
         rows = [stats[i] for i in done if i in stats]  # one may be lost with the machine
         if not rows:
@@ -247,22 +227,3 @@ def answer_spans(text: str, label: Any) -> list[tuple[int, int]]:
         return []
     words = rf"(?<!\w){re.escape(str(answer))}(?!\w)"
     return [found.span() for found in re.finditer(words, text)]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
-    """The whole lines of a file: number, object, and both in words. A line in the making is left.
-
-    Raises:
-        InputError: the file cannot be read, or a line is not an object.
-    """
-    try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error):
-        raise InputError(f"{path} is not a whole file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    *lines, _ = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        yield number, parse_json_line(path, number, line), f"{path}, line {number}"
