@@ -34,8 +34,8 @@ if [ -n "$fresh" ]; then rm -rf "$data" "$results" "$report"; fi
 if [ -z "$small" ]; then
     model=qwen2.5-coder-0.5b-instruct
     tasks=qa_2,niah_single_2,niah_multikey_2 # real text and questions, essays, look-alikes
-    evaluation=(--benchmark ruler --length 4096 --task $tasks --start_idx 12 --stop_idx 13
-        --method full,nacl,laprox,snapkv,h2o --keep_ratio 0.2,0.05)
+    evaluation=(--benchmark ruler --length 4096 --task "$tasks" --start_idx 12 --stop_idx 13
+        --method "full,nacl,laprox,snapkv,h2o" --keep_ratio "0.2,0.05")
 
     say "2/4 the model, and three prompts of about 4,000 tokens (data/$name)"
     "$python" -m kvevict.models fetch $model
@@ -46,8 +46,8 @@ if [ -z "$small" ]; then
 else
     model=smollm2-135m-longctx
     tasks=passkey,number_string,needle
-    evaluation=(--task $tasks
-        --method full,nacl,laprox,snapkv,adakv,tova,h2o,streamingllm --keep_ratio 0.2,0.5)
+    evaluation=(--task "$tasks"
+        --method "full,nacl,laprox,snapkv,adakv,tova,h2o,streamingllm" --keep_ratio "0.2,0.5")
 
     say "2/4 prompts of 4,096 tokens with something to find, two a task (data/$name)"
     if [ -e "$data/needle.jsonl" ]; then
