@@ -50,7 +50,7 @@ with_torch=(tests/kernels tests/attention/test_flash.py tests/backends
     tests/engine/test_cuda_graph.py tests/models/test_builtin_fetch.py
     tests/models/test_gguf.py tests/models/test_lora.py
     tests/models/test_rope.py tests/models/test_tokenizer.py tests/reporting/test_kept.py
-    tests/test_adapter.py tests/test_environment.py)
+    tests/test_adapter.py tests/test_environment.py tests/test_lm_eval.py)
 # A process a core, up to four: each has Paddle and a model in memory.
 cores=$(nproc)
 processes=$((cores < 4 ? cores : 4))

@@ -238,9 +238,16 @@ def test_the_command_is_the_harness_own(model_dir, task_dir, tmp_path) -> None:
     assert record["kept"]["left_whole"] == 0
 
 
-def test_bad_arguments_are_told_in_a_sentence(model_dir, task_dir) -> None:
-    options = ["--tasks", "facts", "--include_path", str(task_dir)]
-    done = run("--model_args", f"pretrained={model_dir},method=h2o,keep_ratios=0.2", *options)
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("facts", "method=h2o,keep_ratios=0.2", "has no setting 'keep_ratios'"),
+        ("fact", "method=h2o", "Tasks not found: fact"),
+    ],
+)
+def test_bad_arguments_are_told_in_a_sentence(model_dir, task_dir, task, settings, message) -> None:
+    options = ["--tasks", task, "--include_path", str(task_dir)]
+    done = run("--model_args", f"pretrained={model_dir},{settings}", *options)
     assert done.returncode == 2
-    assert "has no setting 'keep_ratios'" in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -38,6 +38,14 @@ def test_a_template_that_strips_is_followed():
     assert template.wrap(" a ", "")[0].endswith("\n\na")
 
 
+def test_a_conversation_as_one_text():
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    text = ChatTemplate(QWEN, {}, "x").render(turns, add_generation_prompt=False)
+    assert text.endswith("<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n")
+    with pytest.raises(InputError, match="does not work: no assistants here"):
+        ChatTemplate("{{ raise_exception('no assistants here') }}", {}, "x").render(turns)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -54,7 +54,7 @@ class KVEvict(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         method: str = "full",
         framework: str | None = None,
         dtype: str | None = None,
@@ -64,6 +64,8 @@ class KVEvict(TemplateLM):
         **settings: Any,
     ) -> None:
         super().__init__()
+        if pretrained is None:
+            raise InputError("--model_args names no model: pretrained=…")
         self.policy = build(method, **{"min_eviction_seqlen": 0, **settings})
         self._checkpoint = read_checkpoint(str(pretrained))
         self._loaded = backends.load(
