@@ -92,6 +92,8 @@ class Prompt:
 
 def _lines() -> Iterator[str]:
     """Lines of standard input that are not empty; Ctrl-C drops the one that is being typed."""
+    if sys.stdin is None:
+        return
     sys.stdin.reconfigure(errors="replace")
     asks = "> " if sys.stdin.isatty() else ""
     while True:

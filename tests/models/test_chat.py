@@ -67,7 +67,7 @@ def test_where_a_directory_has_its_template(tmp_path):
 def test_a_second_question_stands_where_the_template_has_it(source):
     template = ChatTemplate(source, {"bos_token": "<s>"}, "x")
     turns = [("user", "one?"), ("assistant", "1."), ("user", "two?")]
-    whole = template._render([{"role": role, "content": text} for role, text in turns])
+    whole = template.render([{"role": role, "content": text} for role, text in turns])
     assert whole == "".join(
         [*template.wrap("", "one?"), "1.", template.between, "two?", template.after]
     )
