@@ -69,3 +69,18 @@ def test_where_a_directory_has_its_template(tmp_path):
     assert read_chat_template(tmp_path, {"chat_template": named}).strips
     (tmp_path / "chat_template.jinja").write_text("<{{ messages[0].content }}>")
     assert read_chat_template(tmp_path, config).before == "<"
+
+
+@pytest.mark.parametrize("source", [QWEN, LLAMA])
+def test_a_second_question_stands_where_the_template_has_it(source):
+    template = ChatTemplate(source, {"bos_token": "<s>"}, "x")
+    turns = [("user", "one?"), ("assistant", "1."), ("user", "two?")]
+    whole = template.render([{"role": role, "content": text} for role, text in turns])
+    assert whole == "".join(
+        [*template.wrap("", "one?"), "1.", template.between, "two?", template.after]
+    )
+
+
+def test_a_template_of_one_message_has_no_second_question():
+    with pytest.raises(InputError, match="no second question"):
+        assert ChatTemplate("[{{ messages[0].content }}]", {}, "x").between
