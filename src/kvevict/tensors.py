@@ -28,7 +28,8 @@ def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
     With Paddle it does, unless they are all the same, which takes no copy.
     """
     ns = namespace(like)
-    if isinstance(values, list) and isinstance(values[0], int) and len(set(values)) == 1:
+    flat = isinstance(values, list) and all(isinstance(value, int) for value in values)
+    if flat and len(set(values)) == 1:
         return ns.full((len(values),), values[0], dtype=dtype, device=like.device)
     if ns.__name__ == "paddle":
         return ns.to_tensor(values, dtype=dtype, place=like.place)
