@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -38,7 +39,7 @@ class Processes:
 
     Raises:
         InputError: the environment names a rank or a number of processes as launchers do, but not
-            all that a launch needs.
+            all that a launch needs; or torchrun started it without a PyTorch to meet by.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,11 @@ class Processes:
                 f"{of_launch}, as for one process of several, but {problem}: start with "
                 f"paddle.distributed.launch or torchrun, or for one process unset {rank} and "
                 f"{world}"
+            )
+        if _store_of_torchrun() and not find_spec("torch"):
+            raise InputError(
+                f"torchrun's processes meet at a store of PyTorch's, which {sys.executable} lacks: "
+                "start with paddle.distributed.launch"
             )
         self._host, self._port = self._address()
 
@@ -98,7 +104,7 @@ class Processes:
 
     def _connect(self) -> Any:
         """The store, which rank 0 or torchrun itself serves."""
-        of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        of_torchrun = _store_of_torchrun()
         serves = self.rank == 0 and not of_torchrun
         if not serves:
             _until(self._answers)  # clients of the frameworks complain, or wait without end
@@ -131,6 +137,11 @@ class Processes:
                 f"process {self.rank} of {self.world} has lost the others: nothing answers at "
                 f"{self._host}, port {self._port}"
             ) from None
+
+
+def _store_of_torchrun() -> bool:
+    """Whether the agent that started this process serves the store."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _until(seen: Callable[[], Any]) -> None:

@@ -23,8 +23,14 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
 
 
 def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
-    """A few numbers on ``like``'s device. The host does not wait until they are there."""
+    """A few numbers on ``like``'s device. The host does not wait until they are there.
+
+    With Paddle it does, unless they are all the same, which takes no copy.
+    """
     ns = namespace(like)
+    flat = isinstance(values, list) and all(isinstance(value, int) for value in values)
+    if flat and len(set(values)) == 1:
+        return ns.full((len(values),), values[0], dtype=dtype, device=like.device)
     if ns.__name__ == "paddle":
         return ns.to_tensor(values, dtype=dtype, place=like.place)
     return ns.tensor(values, dtype=dtype).to(like.device, non_blocking=True)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
-from kvevict.attention import ColumnStatistic, attend, blockwise, cpu
+from kvevict.attention import ColumnStatistic, WindowRows, attend, blockwise, cpu
 from tests.attention import numpy_attention as dense
 from tests.attention import reference
 from tests.rounding import assert_same
@@ -44,6 +44,7 @@ def block_size(patch: pytest.MonkeyPatch, rows: int) -> None:
     patch.setattr(cpu, "ROWS", 2 * rows)  # those of all heads of a group
     patch.setattr(blockwise, "BLOCK", 1)
     patch.setattr(blockwise, "FEWEST_ROWS", rows)
+    patch.setattr(blockwise, "FEWEST_COLUMN_ROWS", rows)
 
 
 def draw(seed, batch, kv_heads, group, tokens, keys, head_dim=8, scale=2.0):
@@ -179,6 +180,19 @@ def test_columns_from_the_log_sum_exp(group: int) -> None:
     expected = reference.attend(*tensors(arrays, "float64"), STATISTICS)
     columns = blockwise.columns_from_lse(q, k, lse, STATISTICS)
     check_columns(columns, expected.columns, *arrays[:2])
+
+
+def test_large_scores_of_half_precision_are_not_rounded_again() -> None:
+    """In bfloat16, scores of 100 are half a unit apart: weights would be off by a quarter."""
+    halves = [x.astype("bfloat16") for x in tensors(draw(4, 1, 2, 2, 90, 90, 128, scale=30.0))]
+    q, k, v = (x.astype("float64") for x in halves)
+    sums, window = ColumnStatistic("sum", 20, False), WindowRows(20)
+    expected = reference.attend(q, k, v, (sums,))
+    lse = expected.lse.astype("float32")
+    got = blockwise.columns_from_lse(*halves[:2], lse, (sums,))[sums]
+    rows = blockwise.window_rows(*halves[:2], lse, window)
+    for columns in (got, rows.sum(2)):
+        np.testing.assert_allclose(columns.numpy(), expected.columns[sums].numpy(), 1e-3, 1e-6)
 
 
 def test_nothing_reported_unasked() -> None:

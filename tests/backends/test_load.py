@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import tracemalloc
 import weakref
 from functools import partial
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file, save_file
 from kvevict import backends
 from kvevict.errors import InputError
 from kvevict.models import read_checkpoint
+from kvevict.models.checkpoint import is_linear
+from kvevict.models.weights import LazyTensor
 from tests.reference_llama import (
     DIMS,
     loaded_logits,
@@ -115,24 +118,60 @@ def test_paddlenlp_directory(tmp_path, tiny_model, builtin_dir):
     np.testing.assert_allclose(actual, paddle_logits(tiny_model, ids), atol=1e-3, rtol=1e-4)
 
 
-def test_bfloat16_file(load, model_dir, weights):
-    def truncated(array):
-        return (array.view(np.uint32) >> 16).astype(np.uint16)
-
+def write_bfloat16(model_dir: Path, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights cut off to bfloat16, as a model's file; their bits."""
+    bits = {n: (array.view(np.uint32) >> 16).astype(np.uint16) for n, array in weights.items()}
     header, body = {}, b""
-    for name, array in weights.items():
-        data = truncated(array).tobytes()
-        offsets = [len(body), len(body) + len(data)]
+    for name, array in bits.items():
+        offsets = [len(body), len(body) + array.nbytes]
         header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": offsets}
-        body += data
+        body += array.tobytes()
     head = json.dumps(header).encode()
     (model_dir / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + body)
-    rounded = {
-        n: (truncated(a).astype(np.uint32) << 16).view(np.float32) for n, a in weights.items()
-    }
+    return bits
+
+
+def test_bfloat16_file(load, model_dir, weights):
+    bits = write_bfloat16(model_dir, weights)
+    rounded = {n: (array.astype(np.uint32) << 16).view(np.float32) for n, array in bits.items()}
     expected = logits(rounded, IDS, plain_frequencies(10000.0))
     actual = loaded_logits(load(str(model_dir)), IDS)
     np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("framework", backends.FRAMEWORKS)
+def test_bfloat16_arrives_bit_for_bit_and_one_tensor_at_a_time(
+    framework, tmp_path, weights, builtin_dir
+):
+    """As on a GPU; Paddle's CPU computes nothing in bfloat16, but it holds it."""
+    name, library = backends.FRAMEWORKS[framework]
+    ns = pytest.importorskip(name)
+    pytest.importorskip(library)
+    weights["model.embed_tokens.weight"] = np.random.default_rng(3).normal(size=(60_000, 64))
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+    path = write_model(tmp_path / "wide", weights, builtin_dir, vocab_size=60_000)
+    bits, checkpoint = write_bfloat16(path, weights), read_checkpoint(str(path))
+    build = backends.backend(framework).build
+    cpu = "cpu" if framework == "paddle" else ns.device("cpu")
+    build(read_checkpoint(str(path)), "bfloat16", cpu)  # what is imported late is not counted
+    tracemalloc.start()
+    model = build(checkpoint, "bfloat16", cpu)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Of NumPy: one tensor. With PyTorch on a CPU, its arrays are the model's memory from then on.
+    sizes = [array.nbytes for array in bits.values()]
+    assert peak < (1.5 * max(sizes) if framework == "paddle" else 1.2 * sum(sizes))
+    found = dict(model.named_parameters())
+    assert len(found) == len(bits)
+    for name, expected in bits.items():
+        if framework == "pytorch":
+            got = found[name].view(ns.uint16).numpy()
+        else:
+            got = found[name.replace("model.", "llama.", 1)].numpy()
+            got = got.T if is_linear(name) else got
+        assert got.dtype == np.uint16
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_dtype(load, model_dir):
@@ -159,7 +198,8 @@ def test_weights_pass_by_one_at_a_time(load, model_dir):
         most.append(len(alive))
         return array
 
-    checkpoint.tensors = {n: partial(counted, read) for n, read in checkpoint.tensors.items()}
+    tensors = checkpoint.tensors.items()
+    checkpoint.tensors = {n: LazyTensor(t.shape, partial(counted, t)) for n, t in tensors}
     # Of another type than the file's, so that no weight is the array that was read.
     load(checkpoint, dtype="bfloat16" if load.package == "torch" else "float32")
     assert len(most) == len(checkpoint.tensors)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation import launch
 from evaluation.launch import Processes
 from kvevict.errors import InputError
 
@@ -70,6 +71,18 @@ def test_what_is_no_whole_launch_is_refused_by_name(monkeypatch, environment, me
     for variable in environment.split():
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(InputError, match=message):
+        Processes()
+
+
+def test_a_store_of_torchrun_without_pytorch_is_refused(monkeypatch):
+    """As where PyTorch's torchrun starts the Python that has Paddle."""
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+    for name, value in {**names, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "find_spec", {"torch": None}.__getitem__)
+    with pytest.raises(
+        InputError, match=r"a store of PyTorch's, which .* lacks: start with paddle"
+    ):
         Processes()
 
 

@@ -111,6 +111,31 @@ def test_processes_share_the_examples_and_give_the_predictions_of_one(
     assert record["tasks"]["number_string"]["examples"] == 8
 
 
+#: The command, with something wrong in the second process alone.
+ONE_FAILS = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+if os.environ["PADDLE_TRAINER_ID"] == "1":
+    os.environ["OMP_NUM_THREADS"] = "many"
+import eval_llama3
+sys.exit(eval_llama3.main(sys.argv[1:]))
+"""
+
+
+def test_where_one_process_fails_all_end_with_its_message(flags, tmp_path):
+    script, launcher = tmp_path / "one_fails.py", ["-m", "paddle.distributed.launch"]
+    script.write_text(ONE_FAILS)
+    log = ["--nproc_per_node=2", f"--log_dir={tmp_path / 'log'}"]
+    process = start(*launcher, *log, str(script), *flags, *TASKS)
+    out, error = process.communicate(timeout=LIMIT)
+    assert process.returncode != 0, out + error  # the launcher's choice of the processes' own
+    message = "error: the environment variable OMP_NUM_THREADS is 'many', where a whole number "
+    assert "rank 1 status failed" in out + error and "Traceback" not in out + error
+    assert message in out + error
+    assert message in (tmp_path / "log" / "workerlog.1").read_text()
+    assert message not in (tmp_path / "log" / "workerlog.0").read_text()
+
+
 def test_a_run_is_continued_in_its_dtype_and_on_its_kind_of_device_alone(
     flags, predictions, tmp_path
 ):

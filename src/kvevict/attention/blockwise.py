@@ -13,6 +13,7 @@ from .base import ColumnStatistic, Output, WindowRows, check
 
 BLOCK = 1 << 25  # scores held at a time, 128 MiB: the fewest launches that memory allows
 FEWEST_ROWS = 16
+FEWEST_COLUMN_ROWS = 64  # where the weights are all that is held: 1 GiB at 131,072 keys of 32 heads
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
@@ -78,8 +79,10 @@ def columns_from_lse(
     batch, query_heads, tokens, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     group = query_heads // kv_heads
-    grouped = (q * head_dim**-0.5).reshape(batch, kv_heads, group, tokens, head_dim)
+    grouped = q.reshape(batch, kv_heads, group, tokens, head_dim)
     lse = lse.reshape(batch, kv_heads, group, tokens)
+    # In float32: bfloat16 rounds a score of 100 by up to a quarter, and its weight by as much.
+    k, scale = k.float(), head_dim**-0.5
     columns = {}
     for statistic in statistics:
         column = ns.zeros(
@@ -87,15 +90,15 @@ def columns_from_lse(
             dtype=ns.float32,
             device=q.device,
         )
-        rows = min(tokens, max(FEWEST_ROWS, BLOCK // (batch * query_heads * keys)))
+        rows = min(tokens, max(FEWEST_COLUMN_ROWS, BLOCK // (batch * query_heads * keys)))
         above = ns.triu(ns.ones((rows, rows), dtype=ns.bool, device=q.device), 1)
         for start in range(statistic.first_row(tokens), tokens, rows):
             stop = min(start + rows, tokens)
             size, seen = stop - start, keys - tokens + stop
-            scores = grouped[..., start:stop, :].reshape(batch, kv_heads, -1, head_dim)
-            scores = matmul_nt(scores, k[:, :, :seen]).float()
+            some = grouped[..., start:stop, :].float().reshape(batch, kv_heads, -1, head_dim)
+            scores = matmul_nt(some, k[:, :, :seen]) * scale
             scores = scores.reshape(batch, kv_heads, group, size, seen)
-            weights = (scores - lse[..., start:stop].unsqueeze(-1)).exp()
+            weights = (scores - lse[..., start:stop].unsqueeze(-1)).exp_()
             weights[..., -size:] = weights[..., -size:].masked_fill(above[:size, :size], 0.0)
             unit = ns.ones_like(lse[..., start:stop])
             column[..., :seen] += _reduce(statistic, weights, unit, keys - tokens + start)
@@ -136,8 +139,8 @@ def window_rows(q: Tensor, k: Tensor, lse: Tensor, statistic: WindowRows) -> Ten
     batch, query_heads, tokens, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     first = statistic.first_row(tokens)
-    queries = (q[:, :, first:] * head_dim**-0.5).reshape(batch, kv_heads, -1, head_dim)
-    scores = matmul_nt(queries, k).float().reshape(batch, query_heads, -1, keys)
+    queries = q[:, :, first:].float().reshape(batch, kv_heads, -1, head_dim)
+    scores = matmul_nt(queries, k.float()).reshape(batch, query_heads, -1, keys) * head_dim**-0.5
     weights = (scores - lse[:, :, first:].unsqueeze(-1)).exp()
     future = ns.triu(
         ns.ones(weights.shape[-2:], dtype=ns.bool, device=q.device), 1 + keys - tokens + first

@@ -32,10 +32,12 @@ class LazyTensor:
     Attributes:
         shape: what :attr:`read` will return.
         read: reads it.
+        bfloat16: reads it as the file has it, if in bfloat16: bits in uint16, half the bytes.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    bfloat16: Callable[[], np.ndarray] | None = None
 
     def __call__(self) -> np.ndarray:
         """The tensor, in memory of its own."""
@@ -100,11 +102,11 @@ def _lazy(path: Path, body: int, size: int, entry: dict) -> LazyTensor:
 
     def read() -> np.ndarray:
         # Read, not mapped: pages of a mapped file would stay in memory beside the model.
-        array = np.fromfile(path, dtype, count, offset=body + start)
-        if entry["dtype"] == "BF16":
-            array = array.astype(np.uint32)
-            array <<= 16
-            array = array.view(np.float32)
-        return array.reshape(shape)
+        return np.fromfile(path, dtype, count, offset=body + start).reshape(shape)
 
-    return LazyTensor(shape, read)
+    def widened() -> np.ndarray:
+        array = read().astype(np.uint32)
+        array <<= 16
+        return array.view(np.float32)
+
+    return LazyTensor(shape, widened, read) if entry["dtype"] == "BF16" else LazyTensor(shape, read)

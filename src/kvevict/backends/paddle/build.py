@@ -12,6 +12,7 @@ from paddlenlp.transformers.model_utils import no_init_weights
 from kvevict.errors import InputError
 from kvevict.models.checkpoint import Checkpoint, is_linear
 from kvevict.models.rope import inverse_frequencies, rotary_tables
+from kvevict.models.weights import LazyTensor
 
 
 class ExactRotary(paddle.nn.Layer):
@@ -62,13 +63,23 @@ def build(checkpoint: Checkpoint, dtype: str, device: str) -> transformers.Pretr
         name = parameter_name.replace(prefix, "model.", 1)
         # PaddleNLP's Mistral has an output matrix even where it is the embedding.
         tied = name == "lm_head.weight" and name not in checkpoint.shapes
-        # One name for all three, so that each copy lets go of the one before.
-        weight = checkpoint.tensors["model.embed_tokens.weight" if tied else name]()
-        weight = np.ascontiguousarray(weight.T if is_linear(name) else weight)
-        weight = paddle.to_tensor(weight, dtype=dtype)
-        parameter.set_value(weight)
+        tensor = checkpoint.tensors["model.embed_tokens.weight" if tied else name]
+        parameter.set_value(_weight(tensor, dtype, transposed=is_linear(name)))
     model.eval()
     return model
+
+
+def _weight(tensor: LazyTensor, dtype: str, transposed: bool) -> paddle.Tensor:
+    """One tensor of a file on the current device, which does what there is to do to it.
+
+    The host reads it and no more: of several processes, each holds one tensor's bytes at a time.
+    """
+    # Paddle takes an array of uint16 for the bits of bfloat16.
+    weight = paddle.to_tensor(
+        tensor.bfloat16() if tensor.bfloat16 else np.ascontiguousarray(tensor())
+    )
+    weight = weight.astype(dtype)
+    return weight.t().contiguous() if transposed else weight
 
 
 def _empty_model(checkpoint: Checkpoint, dtype: str) -> transformers.PretrainedModel:

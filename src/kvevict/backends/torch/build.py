@@ -40,8 +40,12 @@ def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> transform
     model.base_model.rotary_emb = ExactRotary(checkpoint.config, device)
     for name in checkpoint.shapes:  # one after the other, so that only one is held
         module, _, attribute = name.rpartition(".")
-        array = np.ascontiguousarray(checkpoint.tensors[name]())
-        weight = torch.from_numpy(array).to(device, getattr(torch, dtype))
+        tensor = checkpoint.tensors[name]
+        if tensor.bfloat16:
+            weight = torch.from_numpy(tensor.bfloat16()).view(torch.bfloat16).to(device)
+        else:
+            weight = torch.from_numpy(np.ascontiguousarray(tensor())).to(device)
+        weight = weight.to(getattr(torch, dtype))
         setattr(model.get_submodule(module), attribute, torch.nn.Parameter(weight, False))
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.base_model.embed_tokens.weight
