@@ -52,7 +52,7 @@ def _card(ns) -> int:
     try:
         ones = ns.ones((256, 256), dtype=ns.float16)
         ones = ones if name == "paddle" else ones.to("cuda")
-        works = float((ones @ ones).sum()) == 256.0**3
+        works = float((ones @ ones)[0, 0]) == 256.0
     except Exception as error:  # each framework has kinds of its own
         works, said = False, str(error).strip().splitlines()
         print(f"           {said[-1] if said else type(error).__name__}")
