@@ -43,6 +43,7 @@ class Batch:
     def leave(self, row: int) -> Session:
         """Take a row out; those after it move up. Its memory is no longer held here."""
         session = self.sessions.pop(row)
+        session.logits = session.logits.clone()  # the next step overwrites the batch's
         self._parts.clear()
         if self._graph:
             self._graph.leave(session)
@@ -59,7 +60,7 @@ class Batch:
             InputError: a row is at the end of the model's positions.
         """
         logits = self._by_part(lambda rows, part: part.step([ids[row] for row in rows]))
-        for session, own in zip(self.sessions, logits):
+        for session, own in zip(self.sessions, logits.unbind(0)):
             session.logits = own
         return logits
 

@@ -49,7 +49,8 @@ class OneByOne(Rows):
     """Rows that attend one after another."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mixed = [session.attend(layer, *own) for session, *own in zip(self.sessions, q, k, v)]
+        rows = zip(self.sessions, *(x.unbind(0) for x in (q, k, v)))
+        mixed = [session.attend(layer, *own) for session, *own in rows]
         return mixed[0] if len(mixed) == 1 else namespace(q).cat(mixed, dim=0)
 
 

@@ -21,10 +21,15 @@ LIBRARIES = ("torch.nn.modules.", "transformers.models.", "transformers.activati
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
+class NotOurs(InputError, AttributeError):
+    """What asks first finds that it is not there; what does not ask is told why."""
+
+
 class SequencesCache:
     """What transformers takes for its cache: sequences, no bytes of its own."""
 
     is_compileable = False
+    is_linear = (False,)
 
     def __init__(self, sequences: Sequences, model: PreTrainedModel) -> None:
         self.sequences, self.model = sequences, model
@@ -37,15 +42,15 @@ class SequencesCache:
         """Assisted generation wants this for the drafted tokens that it rejects."""
         raise InputError("eviction cannot take tokens back, which drafted tokens would need")
 
+    is_croppable = property(crop)
+
     def reorder_cache(self, *_: Any) -> None:
         """Beam search wants this for the beams that go on."""
         raise InputError("eviction takes a prompt without beams")
 
-    def get_mask_sizes(self, *_: Any) -> None:
-        """The model's own layers begin with this, or with ``update``."""
-        raise InputError("past_key_values is of a context of evict that has ended")
-
-    update = get_mask_sizes
+    def __getattr__(self, name: str) -> Any:
+        """The model's own layers look for what a cache of transformers has."""
+        raise NotOurs(f"past_key_values goes on within evict alone: it is no cache with {name}")
 
 
 @contextmanager
@@ -65,7 +70,9 @@ def evict(model: PreTrainedModel, policy: Policy, example: int = 0) -> Iterator[
     @torch.no_grad()
     def forward(original, *args, **kwargs):
         call = Call(type(layers).forward, args, kwargs)
-        given, past = call.take_tokens(), _past(call.take("past_key_values"), model)
+        # transformers came to say "cache" for "past_key_values".
+        given, pasts = call.take_tokens(), (call.take("past_key_values"), call.take("cache"))
+        past = _past(next((past for past in pasts if past is not None), None), model)
         mask, positions = call.take("attention_mask"), call.take("position_ids")
         _check_places(call.take("cache_position"), past, given)
         if call.take("use_cache") is False:
