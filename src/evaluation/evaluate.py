@@ -178,7 +178,6 @@ def _run_task(
     pending = [e for e in examples if any(e.id not in done for *_, done in todo)]
     own = processes.share(pending, neighbours=args.compress == "context")
     share = f" (1 of {processes.world})" if processes.world > 1 else ""
-    progress = Progress(own, task.title + share, visible=processes.rank == 0)
     members: dict[int, list[tuple[Run, Policy, set[int]]]] = {}  # by example
 
     def work() -> Iterator[tuple[Example, list[Policy]]]:
@@ -188,16 +187,17 @@ def _run_task(
             members[example.id] = asked
             yield example, [policy for _, policy, _ in asked]
 
-    for example, place, answer, stats in predictor.predict(task, work()):
-        run, _, done = members[example.id][place]
-        progress.report(stats, first=place == 0)
-        if example.id in done:
-            continue
-        reference = task.reference(example.fields)
-        run.append(task.name, {"id": example.id, "prediction": answer, **reference}, stats)
-        if args.verbose:
-            label = next(iter(reference.values()))
-            progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
+    with Progress(own, task.title + share, visible=processes.rank == 0) as progress:
+        for example, place, answer, stats in predictor.predict(task, work()):
+            run, _, done = members[example.id][place]
+            progress.report(stats, first=place == 0)
+            if example.id in done:
+                continue
+            reference = task.reference(example.fields)
+            run.append(task.name, {"id": example.id, "prediction": answer, **reference}, stats)
+            if args.verbose:
+                label = next(iter(reference.values()))
+                progress.print(f"{run.path.name} #{example.id}: {answer!r} (label {label!r})")
     return len(own)
 
 

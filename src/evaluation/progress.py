@@ -27,6 +27,13 @@ class Progress:
             disable=not (visible and examples),
         )
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        """The last line comes before whatever is said of an error."""
+        self._bar.close()
+
     def __iter__(self) -> Iterable[Any]:
         return iter(self._bar)
 
