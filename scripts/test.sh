@@ -45,13 +45,7 @@ if [ $# -gt 0 ]; then
     exit
 fi
 
-# What needs PyTorch, or runs in either framework.
-with_torch=(tests/kernels tests/attention/test_flash.py tests/backends
-    tests/engine/test_cuda_graph.py tests/models/test_builtin_fetch.py
-    tests/models/test_gguf.py tests/models/test_lora.py
-    tests/models/test_rope.py tests/models/test_tokenizer.py tests/reporting/test_kept.py
-    tests/test_adapter.py tests/test_environment.py tests/test_lm_eval.py)
-# A process a core, up to four: each has Paddle and a model in memory.
+# A process a core, up to four: each has a framework and a model in memory.
 cores=$(nproc)
 processes=$((cores < 4 ? cores : 4))
 export OMP_NUM_THREADS=$((cores / processes))
@@ -62,9 +56,11 @@ reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 found=("$reports/paddle.xml") status=0
 test_all .venv "${found[0]}"
-if [ -x .venv-torch/bin/python ]; then
+# What was skipped there needs PyTorch.
+mapfile -t skipped < <(.venv/bin/python tests/summary.py --skipped "${found[0]}")
+if [ -x .venv-torch/bin/python ] && [ ${#skipped[@]} -gt 0 ]; then
     found+=("$reports/pytorch.xml")
-    test_all .venv-torch "${found[1]}" "${with_torch[@]}"
+    test_all .venv-torch "${found[1]}" "${skipped[@]}"
 fi
 .venv/bin/python tests/summary.py $all "${found[@]}" || status=$?
 exit $status
