@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import signal
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from kvevict import backends, models
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
+with contextlib.suppress(ValueError):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
