@@ -68,6 +68,10 @@ def together(reports: list[dict[str, Outcome]]) -> dict[str, Outcome]:
 
 def main(arguments: list[str]) -> int:
     flags = [argument for argument in arguments if argument.startswith("--")]
+    for argument in arguments:
+        if argument not in flags and not Path(argument).exists():
+            print(f"pytest ended without a report in {Path(argument).stem}", file=sys.stderr)
+            return 1
     reports = {Path(a).stem: outcomes(Path(a)) for a in arguments if a not in flags}
     tests = together(list(reports.values()))
     nowhere = {name: outcome.reason for name, outcome in tests.items() if outcome.ran_nowhere}
