@@ -98,3 +98,8 @@ def write_family(path: Path, name: str, **changes: Any) -> Path:
     """The model of ``CONFIGS[name]``, random, with ``changes`` to its config.json."""
     config = {**SIZES, **CONFIGS[name], **changes}
     return write_model(path, config, random_weights(config))
+
+
+def assert_close(actual, expected: np.ndarray) -> None:
+    """To 1e-4 of the largest logit."""
+    assert np.abs(np.asarray(actual) - expected).max() < 1e-4 * np.abs(expected).max()

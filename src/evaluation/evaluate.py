@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from evaluation.summary import summarise, table
 from kvevict import environment, load
 from kvevict.backends import backend, check_framework, use_device
 from kvevict.errors import InputError
+from kvevict.files import file_sha256
 from kvevict.methods import Policy
 from kvevict.models import read_checkpoint
 from kvevict.models.checkpoint import Checkpoint
@@ -156,11 +156,7 @@ def _check_data(benchmark: Benchmark, args: Namespace, wanted: list[Task]) -> di
         count = sum(1 for _ in read_examples(benchmark, task, Path(args.data_dir)))
         if count <= args.start_idx:
             raise InputError(f"{path} has {count} examples, none from --start_idx {args.start_idx}")
-        with open(path, "rb") as file:
-            sha256 = hashlib.sha256()
-            for block in iter(lambda: file.read(1 << 20), b""):
-                sha256.update(block)
-        found[task.name] = sha256.hexdigest()
+        found[task.name] = file_sha256(path)
     return found
 
 

@@ -1,13 +1,16 @@
-"""Paths as users write them, and files that are written whole or not at all."""
+"""Paths as users write them, checksums, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
+
+BLOCK = 1 << 20  # bytes that are copied or hashed at a time
 
 
 def expand(path: str | Path) -> Path:
@@ -34,6 +37,15 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import sys
@@ -20,6 +19,7 @@ from benchmarks.examples import read_file
 from benchmarks.grading import grade
 from kvevict import files
 from kvevict.errors import InputError
+from kvevict.files import file_sha256
 from reporting.records import Record, read_lines, read_records
 
 MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
@@ -202,7 +202,7 @@ class _Depths:
             raise InputError(f"there is no data directory {data_dir}")
         files = sorted(data_dir.rglob("*.jsonl")) if data_dir else []
         known = [path for path in files if path.stem in benchmarks.tasks()]
-        self._files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in known}
+        self._files = {file_sha256(path): path for path in known}
         self._found: dict[str, dict[int, float | None]] = {}
 
     def of(self, task: Task, data: str) -> dict[int, float | None]:

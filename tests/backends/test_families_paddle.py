@@ -11,7 +11,15 @@ import pytest
 from kvevict import InputError, backends, build, decode, evict, prefill
 from kvevict.models import read_checkpoint
 from tests.interpreters import interpreter
-from tests.tiny_families import CONFIGS, IDS, PADDLE, SIZES, write_family, write_tokenizer
+from tests.tiny_families import (
+    CONFIGS,
+    IDS,
+    PADDLE,
+    SIZES,
+    assert_close,
+    write_family,
+    write_tokenizer,
+)
 
 paddle = pytest.importorskip("paddle", reason="Paddle has an environment of its own")
 METHODS = ("nacl", "laprox", "snapkv")
@@ -41,11 +49,6 @@ def expected(paths) -> dict[str, np.ndarray]:
     )
     assert done.returncode == 0, done.stderr
     return {name: np.load(paths[name] / "logits.npy") for name in PADDLE}
-
-
-def assert_close(actual, expected: np.ndarray) -> None:
-    """To 1e-4 of the largest logit."""
-    assert np.abs(np.asarray(actual) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", PADDLE)

@@ -17,7 +17,14 @@ transformers = pytest.importorskip("transformers", reason="PyTorch has an enviro
 from kvevict import InputError, backends, build, decode, evict, prefill  # noqa: E402
 from kvevict.engine import prefilling  # noqa: E402
 from kvevict.models import families  # noqa: E402
-from tests.tiny_families import CONFIGS, IDS, SIZES, write_family, write_tokenizer  # noqa: E402
+from tests.tiny_families import (  # noqa: E402
+    CONFIGS,
+    IDS,
+    SIZES,
+    assert_close,
+    write_family,
+    write_tokenizer,
+)
 
 METHODS = ("nacl", "laprox", "snapkv")
 
@@ -34,11 +41,6 @@ def theirs(path: Path) -> transformers.PreTrainedModel:
 def logits_of(model: transformers.PreTrainedModel, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].numpy()
-
-
-def assert_close(actual, expected: np.ndarray) -> None:
-    """To 1e-4 of the largest logit."""
-    assert np.abs(np.asarray(actual) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def load(path: Path) -> backends.LoadedModel:

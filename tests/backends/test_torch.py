@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-torch = pytest.importorskip("torch", reason="the PyTorch integration is optional")
-if not torch.cuda.is_available():  # transformers imports Triton, which reads this once
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-transformers = pytest.importorskip("transformers", reason="the PyTorch integration is optional")
+from kvevict import Full, InputError, build
+from kvevict.engine import decode, prefill, prefilling
+from tests.backends.torch_model import answer, prompt, tiny, torch
+from tests.rounding import assert_same
 
-from kvevict import (  # noqa: E402
-    NACL,
-    Full,
-    InputError,
-    build,
-)
-from kvevict.backends.torch.decoder import TorchDecoder  # noqa: E402
-from kvevict.engine import decode, prefill, prefilling  # noqa: E402
-from tests.rounding import assert_same  # noqa: E402
-
-GREEDY = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-
-
-def tiny(**settings) -> transformers.LlamaForCausalLM:
-    torch.manual_seed(3)
-    config = transformers.LlamaConfig(
-        vocab_size=256,
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.15,
-        **settings,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+TorchDecoder = pytest.importorskip("kvevict.backends.torch.decoder").TorchDecoder
 
 
 @pytest.fixture(scope="module")
-def model() -> transformers.LlamaForCausalLM:
+def model():
     return tiny()
-
-
-def prompt(seed: int = 0, count: int = 100) -> torch.Tensor:
-    return torch.randint(2, 256, (1, count), generator=torch.Generator().manual_seed(seed))
-
-
-def answer(model, ids: torch.Tensor, **settings) -> list[int]:
-    """The new tokens of transformers' `generate`."""
-    settings = {**GREEDY, "attention_mask": torch.ones_like(ids), **settings}
-    return model.generate(ids, **settings)[0, ids.shape[1] :].tolist()
-
-
-def nacl(**settings):
-    return NACL(keep_ratio=0.2, min_eviction_seqlen=0, **settings)
 
 
 def test_full_cache_decodes_as_transformers_does(model) -> None:

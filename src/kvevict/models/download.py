@@ -13,7 +13,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from kvevict.errors import InputError
-from kvevict.models.wheels import BLOCK, file_sha256, open_member
+from kvevict.files import BLOCK, file_sha256
+from kvevict.models.wheels import open_member
 from kvevict.progress import transfer
 
 HUGGING_FACE = "https://huggingface.co"

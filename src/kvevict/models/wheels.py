@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from kvevict.errors import InputError
+from kvevict.files import BLOCK, file_sha256
 from kvevict.progress import transfer
 
-BLOCK = 1 << 20  # bytes that are copied or hashed at a time
 _POLL_SECONDS = 0.2
 
 
@@ -75,15 +74,6 @@ def open_member(
                     yield file
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise InputError(f"{wheel.name} is damaged: {error}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _download(requirement: str, folder: Path, progress: Callable[[int], None]) -> Path:
