@@ -176,8 +176,8 @@ def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _built(entry: dict[str, Any]) -> list[Policy]:
-    """A policy for each of an entry's budgets and seeds, which may be lists."""
-    lists = {key: entry[key] for key in (*BUDGETS, "seed") if isinstance(entry.get(key), list)}
+    """A policy for each combination of an entry's values: a list stands for one after another."""
+    lists = {key: values for key, values in entry.items() if isinstance(values, list)}
     for key, values in lists.items():
         if not values:
             raise InputError(f"setting {key!r} of {entry['method']} is an empty list")

@@ -11,14 +11,15 @@ from kvevict.errors import InputError
 def use_device(device: str | None) -> torch.device:
     """Find and make current what `device` names: "cpu", "gpu" or "gpu:1".
 
-    "gpu", and the default where there is one, is the GPU that a launcher gave this process.
+    "gpu", and the default where there is one, is the GPU that a launcher gave this process; of more
+    processes than GPUs, several share one.
     """
     if device is None:
         device = "gpu" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
     _, named, number = device.partition(":")
-    number = int(number) if named else local_gpu()
+    number = int(number) if named else local_gpu() % max(1, torch.cuda.device_count())
     if number >= torch.cuda.device_count():
         raise InputError(
             f"PyTorch cannot use device {device!r}: it finds {torch.cuda.device_count()} GPUs"
