@@ -38,7 +38,8 @@ def expected(prompt: Prompt, layer: int, rows: int, **wanted) -> np.ndarray:
     scores = (seen * factor).max(1) if wanted.get("heads") == "worst" else (seen * factor).sum(1)
     if wanted.get("heads") == "layer":
         scores = np.repeat(scores.sum(0, keepdims=True), prompt.kv_heads, 0)
-    kernel = wanted.get("kernel_size", 7)
+    kernel, shift = wanted.get("kernel_size", 7), wanted.get("shift", 0)
+    scores = np.pad(scores, ((0, 0), (shift, 0)))[:, :N]
     if wanted.get("pool") == "max":
         half = kernel // 2
         scores = np.array(
@@ -58,6 +59,8 @@ POINTS = [
     {"window_size": 8, "norm": "l1"},
     {"window_size": 8, "norm": "max", "power": 1},
     {"window_size": 8, "pool": "max", "kernel_size": 5},
+    {"window_size": 2, "kernel_size": 15, "shift": 5},
+    {"window_size": 2, "kernel_size": 5, "shift": 2, "pool": "max"},
     {"window_size": 8, "project": False},
     {"window_size": 8, "heads": "worst"},
     {"window_size": 8, "heads": "layer"},

@@ -33,6 +33,8 @@ class RowsScore(Scorer):
         skip: last rows that do not look, as those of a chat template's end.
         norm: over rows: ``l2``, ``l1`` (their sum) or ``max``.
         kernel_size: positions pooled.
+        shift: how many positions the pooled ones lie before those around the entry itself: an
+            answer that is copied is read on from where it was found.
         pool: their ``mean`` or their ``max``.
         project: multiply by ‖v_j W_O^g‖₂.
         renormalise: what leaving entry j out does to row i's output o_i when the other weights
@@ -49,6 +51,7 @@ class RowsScore(Scorer):
     skip: int = 0
     norm: Norm = "l2"
     kernel_size: int = 7
+    shift: int = 0
     pool: Pool = "mean"
     project: bool = True
     renormalise: bool = False
@@ -58,8 +61,8 @@ class RowsScore(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_window(self.window_size or 1, self.kernel_size)
-        if self.skip < 0 or self.recent < 0 or self.power < 0:
-            raise InputError("skip, recent and power must not be negative")
+        if min(self.skip, self.shift, self.recent, self.power) < 0:
+            raise InputError("skip, shift, recent and power must not be negative")
         if not all(size.isdecimal() and int(size) for size in self.scales.split("+") if size):
             raise InputError(f"scales are sizes joined by +, not {self.scales!r}")
 
@@ -106,6 +109,9 @@ class RowsScore(Scorer):
         return weights.sum(dim=2) if self.norm == "l1" else (weights * weights).sum(dim=2).sqrt()
 
     def _pooled(self, scores: Tensor) -> Tensor:
+        if self.shift:
+            before = scores.new_zeros((scores.shape[0], self.shift))
+            scores = namespace(scores).cat([before, scores], dim=-1)[:, : scores.shape[-1]]
         if self.pool == "mean":
             return pooled(scores, self.recent, self.kernel_size)
         # The zeros that a mean has beyond both ends change no maximum.
@@ -144,6 +150,7 @@ class RowsVariant(Policy):
     skip: int = 0
     norm: Norm = "l2"
     kernel_size: int = 7
+    shift: int = 0
     pool: Pool = "mean"
     project: bool = True
     renormalise: bool = False
@@ -154,7 +161,7 @@ class RowsVariant(Policy):
     def scorer(self) -> Scorer:
         return RowsScore(
             self.window_size, self.power, self.scales, self.skip, self.norm, self.kernel_size,
-            self.pool, self.project, self.renormalise, self.heads, self.recent,
+            self.shift, self.pool, self.project, self.renormalise, self.heads, self.recent,
         )  # fmt: skip
 
     @property
