@@ -44,15 +44,16 @@ def transfer(label: str, total: int | None = None) -> Iterator[Callable[[int], N
 
 
 class _Lines:
-    """Makes a line of each state that tqdm would have drawn over the last one."""
+    """Makes a line of each state that tqdm would have drawn over the last one, if it is another."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.encoding = stream, stream.encoding
+        self.stream, self.encoding, self.last = stream, stream.encoding, ""
 
     def write(self, text: str) -> None:
         text = text.strip()
-        if text:
+        if text and text != self.last:
             self.stream.write(text + "\n")
+            self.last = text
 
     def flush(self) -> None:
         self.stream.flush()
