@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reproduces the study of docs/study.md from nothing: data, predictions under 109 settings, scores
+# Reproduces the study of docs/tiny_model.md from nothing: data, predictions under 109 settings, scores
 # (docs/data/study/scores.jsonl.gz), figures (figures/study) and the tables of the page.
 #
 #   bash scripts/run_study.sh                           # Paddle on the CPU, in one process
@@ -15,7 +15,7 @@ lengths=2048,4096,8192,16384 depth=uniform examples=50 slice=10
 . "$(dirname -- "${BASH_SOURCE[0]}")/sweep.sh"
 
 if [ "$name" = study ]; then
-    draw study --scores "$scores" --page ../docs/study.md --figures ../figures/study
+    draw study --scores "$scores" --page ../docs/tiny_model.md --figures ../figures/study
 else  # another study has no page of its own
     draw --scores "$scores" --out "../report/$name" --title "$name"
 fi

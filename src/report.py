@@ -4,7 +4,7 @@
     python report.py --scores ../report/scores.jsonl.gz --out ../again
     python report.py scores --output_dir ../results --data_dir ../data --out scores.jsonl.gz
     python report.py answers --output_dir ../results --data_dir ../data
-    python report.py study --scores FILE --page ../docs/study.md --figures ../figures/study
+    python report.py study --scores FILE --page ../docs/tiny_model.md --figures ../figures/study
     python report.py kept --method nacl,laprox,snapkv --task passkey --example 0 --out ../report
 
 The first writes report.md with the figures it shows, report.html (all of that in one file, and

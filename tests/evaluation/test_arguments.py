@@ -338,7 +338,7 @@ def test_flags_override_every_entry_that_they_fit(tmp_path):
 
 
 def test_the_studys_settings():
-    """What docs/study.md says it compares: 14 methods, and 16 variants of two of them."""
+    """What docs/tiny_model.md says it compares: 14 methods, and 16 variants of two of them."""
     found = policies("--config configs/studies/study.yaml")
     assert len(found) == len(set(found)) == 109
     assert {policy.name.partition("-")[0] for policy in found} == set(METHODS) - {"nacl-paper"}

@@ -192,5 +192,5 @@ def measured():
 
 def test_the_page_in_the_repository_is_that_of_its_scores(monkeypatch, measured):
     monkeypatch.setattr(study, "tables", lambda results: measured)
-    page = SRC.parent / "docs" / "study.md"
+    page = SRC.parent / "docs" / "tiny_model.md"
     assert study.refreshed(page, []) == page.read_text("utf-8")
