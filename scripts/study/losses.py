@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from benchmarks import longbench, ruler  # noqa: E402
 from kvevict.command import Parser, command, user_path  # noqa: E402
 from kvevict.errors import InputError  # noqa: E402
-from reporting.intervals import average, difference  # noqa: E402
+from reporting.intervals import Estimate, average, difference  # noqa: E402
 from reporting.load import keep_of, read_scores  # noqa: E402
 
 ALL = tuple(name for name in longbench.AVERAGES if name != "English")
@@ -47,20 +47,27 @@ def main() -> None:
     args = parser.parse_args()
     settings = _by_setting([result for path in args.scores for result in read_scores(path)])
     full = settings.pop(("full", 1.0))
+    totals: dict[str, list[float]] = defaultdict(list)
     for keep in sorted({keep for _, keep in settings}, reverse=True):
         if args.keep_ratio in (None, keep):
             own = {label: scores for (label, at), scores in settings.items() if at == keep}
-            print(f"\n{keep:g} kept\n\n{_table(full, own, args.reference)}", flush=True)
+            rows = _rows(full, own, args.reference)
+            for row in rows:
+                totals[row.label].append(row.total)
+            print(f"\n{keep:g} kept\n\n{_table(full, rows)}", flush=True)
+    print("\nmean over shares\n")
+    for label, own in sorted(totals.items(), key=lambda item: mean(item[1])):
+        print(f"{mean(own):.3f} {label}")
 
 
 def _by_setting(results: list[Any]) -> dict[tuple[str, float], Scores]:
     """Scores by label and share kept."""
     policies = [result.settings["policy"] for result in results]
-    varying = _varying(policies)
+    usual = _usual(policies)
     found: dict[tuple[str, float], Scores] = defaultdict(dict)
     for result, policy in zip(results, policies):
         keep = 1.0 if policy["name"] == "full" else keep_of(result)
-        own = found[_label(policy, varying), keep]
+        own = found[_label(policy, usual[policy["name"]]), keep]
         own.setdefault((result.task, result.data), {}).update(zip(result.ids, result.scores))
     return found
 
@@ -75,58 +82,66 @@ def _parts(policy: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _varying(policies: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Of each name, the settings in which its policies differ."""
-    values: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+def _usual(policies: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each name, the commonest value of every setting."""
+    values: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     for policy in policies:
         for name, value in _parts(policy).items():
-            values[policy["name"]][name].add(json.dumps(value))
+            values[policy["name"]][name][json.dumps(value)] += 1
     return {
-        name: {setting for setting, seen in own.items() if len(seen) > 1}
+        name: {setting: json.loads(seen.most_common(1)[0][0]) for setting, seen in own.items()}
         for name, own in values.items()
     }
 
 
-def _label(policy: dict[str, Any], varying: dict[str, set[str]]) -> str:
-    of_policy = _parts(policy)
+def _label(policy: dict[str, Any], usual: dict[str, Any]) -> str:
+    """The policy's name, and its settings that are not the usual ones."""
     told = [
-        f"{name.split('.')[1]}={of_policy[name]}"
-        for name in sorted(varying[policy["name"]] & of_policy.keys())
-        if not name.startswith("selector.") and not name.endswith(".")
+        f"{name.split('.')[1]}={value}"
+        for name, value in sorted(_parts(policy).items())
+        if value != usual.get(name) and not name.startswith("selector.") and name[-1] != "."
     ]
     return " ".join([policy["name"], *told])
 
 
-def _table(full: Scores, own: dict[str, Scores], reference: str) -> str:
-    groups = {
-        group: parts
-        for group, tasks in GROUPS.items()
-        if (parts := [part for part in full if part[0] in tasks])
-    }
+class Row(NamedTuple):
+    """A setting in the table: its losses by group, their mean, and how much less that is."""
+
+    label: str
+    losses: list[float]
+    total: float
+    gain: Estimate
+
+
+def _groups(full: Scores) -> dict[str, list[tuple[str, str]]]:
+    """The parts of each group of which there is any."""
+    found = {group: [p for p in full if p[0] in tasks] for group, tasks in GROUPS.items()}
+    return {group: parts for group, parts in found.items() if parts}
+
+
+def _rows(full: Scores, own: dict[str, Scores], reference: str) -> list[Row]:
     if reference not in own:
         raise InputError(f"no setting is called {reference!r}: {', '.join(sorted(own))}")
-    base = own[reference]
-    rows = []
+    groups, base, rows = _groups(full).values(), own[reference], []
     for label, scores in own.items():
-        losses = [
-            mean(mean(_gaps(full, scores, part)) for part in parts) for parts in groups.values()
+        losses = [mean(mean(_gaps(full, scores, part)) for part in parts) for parts in groups]
+        gains = [
+            average([difference(_gaps(scores, base, part), list(base[part])) for part in parts])
+            for parts in groups
         ]
-        gaps = [
-            average([
-                difference(_gaps(base, scores, part), list(base[part])) for part in parts
-            ])
-            for parts in groups.values()
-        ]  # fmt: skip
-        rows.append((mean(losses), losses, average(gaps), label))
-    head = ["setting", *groups, "mean", f"less loss than {reference}"]
+        rows.append(Row(label, losses, mean(losses), average(gains)))
+    return sorted(rows, key=lambda row: row.total)
+
+
+def _table(full: Scores, rows: list[Row]) -> str:
+    groups = _groups(full)
+    head = ["setting", *groups, "mean", "less loss than the reference"]
     lines = [f"| {' | '.join(head)} |", f"|:--|{'--:|' * (len(head) - 1)}"]
-    for total, losses, gap, label in sorted(rows, key=lambda row: row[0]):
-        cells = [label, *(f"{loss:.3f}" for loss in (*losses, total))]
-        gained = (
-            "" if label == reference else f"{-gap.mean:+.3f} [{-gap.high:+.3f}, {-gap.low:+.3f}]"
-        )
-        lines.append(f"| {' | '.join([*cells, gained])} |")
-    scores = [mean(mean(full[part].values()) for part in parts) for parts in groups.values()]
+    for row in rows:
+        cells = [row.label, *(f"{loss:.3f}" for loss in (*row.losses, row.total))]
+        cells.append(f"{row.gain.mean:+.3f} [{row.gain.low:+.3f}, {row.gain.high:+.3f}]")
+        lines.append(f"| {' | '.join(cells)} |")
+    scores = [mean(mean(full[p].values()) for p in parts) for parts in groups.values()]
     cells = ["*full cache, scores*", *(f"{one:.3f}" for one in (*scores, mean(scores))), ""]
     return "\n".join([*lines, f"| {' | '.join(cells)} |"])
 

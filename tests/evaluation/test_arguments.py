@@ -234,7 +234,7 @@ def test_bad_flags_are_named(flags, message):
         (b"method: h2o\nkeep_ratio: 0.2\nbudget: 3", "as keep_ratio or in entries as budget"),
         (b"method: full\nbudget: 3", "method 'full' has no setting 'budget'"),
         (b"method: nacl\nseed: [0, 0.5]", "seed must be a whole number"),
-        (b"method: h2o\nrecent_share: [0.5]", "recent_share must be a number"),
+        (b"method: h2o\nrecent_share: [0.5, half]", "recent_share must be a number"),
         (b"[]", ': no "method" is named'),
         (b"- method: h2o\n- keep_ratio: 1", ', entry 2: no "method" is named'),
         (b"- method: h2o\n- 5: 1\n  method: nacl", ", entry 2: a setting's name is not a text"),
