@@ -1,0 +1,244 @@
+"""Short tasks of lm-evaluation-harness at 5 and 25 shots, as in table 1 of NACL's paper.
+
+    python scripts/fewshot.py --out DIR                      the paper's seven tasks, of the hub
+    python scripts/fewshot.py --out DIR --data_dir FILES     those of which there are local files
+
+Each prompt is prefilled once for all methods of ``--config``, and its choices are scored on what
+each of them keeps; no shot is among what is scored. A task at a number of shots is one file in
+``--out``: the same command goes on where it stopped, with any number of ``--processes``. The tables
+are of all files that are there. It needs what ``python -m kvevict.lm_eval`` needs.
+
+Local files are ``<task>.jsonl`` with lines of ``question, choices, label``, and ``relation`` (cause
+or effect) for copa: the first third gives the shots, the rest is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from benchmarks.examples import iterate_json_lines
+from evaluation.policies import read_policies, whole_numbers
+from kvevict import environment, files
+from kvevict.command import Parser, command, user_path
+from kvevict.errors import InputError
+from kvevict.methods import Policy, describe
+
+# Prompts as in the harness's own files of these tasks, 0.4.13; the fields as in the local ones.
+QUESTION = {"doc_to_text": "Question: {{question}}\nAnswer:"}
+PROMPTS: dict[str, dict[str, Any]] = {
+    "piqa": QUESTION,
+    "copa": {
+        "doc_to_text": "{{question.strip()[:-1]}} "
+        "{{ {'cause': 'because', 'effect': 'therefore'}[relation] }}",
+        "doc_to_choice": lambda doc: [f" {one[0].lower()}{one[1:]}" for one in doc["choices"]],
+    },
+    "openbookqa": {"doc_to_text": "question"},
+    "winogrande": {  # the choices stand in the prompt, and what follows them is scored
+        "doc_to_text": "label",
+        "doc_to_choice": lambda doc: [
+            doc["question"].partition("_")[0] + one for one in doc["choices"]
+        ],
+        "doc_to_target": lambda doc: doc["question"].partition("_")[2].strip(),
+    },
+    "arc_easy": QUESTION,
+    "arc_challenge": QUESTION,
+}
+TASKS = ("piqa", "copa", "openbookqa", "winogrande", "sciq", "arc_easy", "arc_challenge")
+FIELDS = {"question": (str, "a text"), "choices": (list, "a list"), "label": (int, "a number")}
+CONFIG = Path(__file__).resolve().parents[1] / "configs/studies/fewshot.yaml"
+
+
+@command("the same command goes on from here")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _arguments(argv)
+    files.make_directory(args.out)
+    settings = {
+        "model": args.model_path.rstrip("/").rpartition("/")[2],
+        "examples": args.examples,
+        "policies": list(map(describe, args.policies)),
+    }
+    todo = [
+        (name, shots)
+        for name in args.tasks
+        for shots in args.shots
+        if not _done(_file(args.out, name, shots), settings)
+    ]
+    if todo and args.processes > 1:
+        status = _in_processes(argv, list(dict.fromkeys(name for name, _ in todo)), args.processes)
+        if status:
+            return status
+    elif todo:
+        _evaluate(args, todo, settings)
+    if not args.part:
+        print(_tables(args.out, args.policies))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, todo: list[tuple[str, int]], settings: dict) -> None:
+    """Write the file of each task and number of shots."""
+    if find_spec("lm_eval") is None:
+        raise InputError(
+            f"lm-evaluation-harness is missing: {sys.executable} -m pip install lm_eval==0.4.13"
+        )
+    environment.configure()  # before the harness imports a framework
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from kvevict.lm_eval.model import KVEvict
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    own = {name: _local(args.data_dir, name) if args.data_dir else name for name, _ in todo}
+    manager = TaskManager(include_defaults=args.data_dir is None)
+    one = KVEvict(args.model_path, framework=args.framework, dtype=args.dtype, device=args.device)
+    for name, shots in todo:
+        correct, kept = [], []
+        for model in one.under(args.policies):
+            found = simple_evaluate(
+                model,
+                tasks=[own[name]],
+                num_fewshot=shots,
+                limit=args.examples,
+                task_manager=manager,
+                bootstrap_iters=0,
+            )
+            samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+            correct.append([int(sample["acc"]) for sample in samples])
+            kept.append(model.get_model_info()["kvevict"]["kept"])
+        record = {"settings": settings, "correct": correct, "kept": kept}
+        files.write(_file(args.out, name, shots), json.dumps(record) + "\n")
+
+
+def _local(data_dir: Path, name: str) -> dict[str, Any]:
+    """A task of the harness over a local file."""
+    from datasets import Dataset
+
+    path = data_dir / f"{name}.jsonl"
+    rows = []
+    for number, row in iterate_json_lines(path):
+        for field, (kind, words) in FIELDS.items():
+            if type(row.get(field)) is not kind:
+                raise InputError(f'{path}, line {number}: no "{field}" that is {words}')
+        rows.append(row)
+    third = len(rows) // 3
+    return {
+        "task": name,
+        "custom_dataset": lambda **_: {
+            "shots": Dataset.from_list(rows[:third]),
+            "scored": Dataset.from_list(rows[third:]),
+        },
+        "output_type": "multiple_choice",
+        "fewshot_split": "shots",
+        "test_split": "scored",
+        "doc_to_choice": "choices",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc"}],
+        **PROMPTS[name],
+    }
+
+
+def _tables(out: Path, policies: list[Policy]) -> str:
+    """Methods down, tasks across, for each number of shots; accuracies with their intervals."""
+    from reporting.intervals import average, estimate
+    from reporting.style import display
+    from reporting.tables import DASH, Table, score_cell
+    from reporting.variants import label_variants
+
+    labels = label_variants(list(map(describe, policies)))
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    for name in TASKS:
+        for path in out.glob(f"{name}-*.json"):
+            found[int(path.stem.rpartition("-")[2])][name] = json.loads(path.read_text("utf-8"))
+    made = []
+    for shots, of_task in sorted(found.items()):
+        rows = []
+        for number, label in enumerate(labels):
+            own = [record["correct"][number] for record in of_task.values()]
+            scores = [estimate(one, range(len(one))) for one in own]
+            kept = [record["kept"][number] for record in of_task.values()]
+            share = sum(one["kept"] for one in kept) / sum(one["entries"] for one in kept)
+            mean = score_cell(average(scores)) if len(scores) > 1 else DASH
+            rows.append([display(label), f"{share:.1%}", *map(score_cell, scores), mean])
+        counts = sorted({len(record["correct"][0]) for record in of_task.values()})
+        note = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} examples a task."
+        header = ["Method", "Kept", *of_task, "Mean"]
+        made.append(Table(f"Accuracy, {shots} shots", header, rows, [note]).markdown())
+    return "\n\n".join(made)
+
+
+def _file(out: Path, name: str, shots: int) -> Path:
+    return out / f"{name}-{shots}.json"
+
+
+def _done(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether a task was evaluated as it is asked for now."""
+    if not path.exists():
+        return False
+    try:
+        same = json.loads(path.read_text("utf-8"))["settings"] == json.loads(json.dumps(settings))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a result of this program") from None
+    if not same:
+        raise InputError(f"{path} is of other settings; choose another --out")
+    return True
+
+
+def _in_processes(argv: list[str], names: list[str], most: int) -> int:
+    """A process for each task, so many at a time; the first status that is not 0, or 0."""
+    running: list[subprocess.Popen] = []
+    status = 0
+    while names or running:
+        while names and len(running) < most and not status:
+            own = ["--tasks", names.pop(0), "--processes", "1", "--part"]
+            running.append(subprocess.Popen([sys.executable, __file__, *argv, *own]))
+        status = running.pop(0).wait() or status
+        names = [] if status else names
+    return status
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(description="Short few-shot tasks under many methods, as NACL's table 1.")
+    add = parser.add_argument
+    add("--out", type=user_path, required=True, help="the directory of results; the run goes on")
+    add("--data_dir", type=user_path, help="local files in place of the hub's")
+    add("--tasks", help=f"of {', '.join(TASKS)}; by default those that there are data of")
+    add("--shots", default="5,25", help="examples before the question (default: %(default)s)")
+    add("--examples", type=int, default=100, help="scored a task, the first (default: %(default)s)")
+    add("--config", type=user_path, default=CONFIG)
+    add("--model_path", default="qwen2.5-coder-1.5b-instruct", help="as for eval_llama3.py")
+    add("--framework", help="paddle or pytorch; by default Paddle where it is installed")
+    add("--dtype", help="as for eval_llama3.py")
+    add("--device", help="as for eval_llama3.py")
+    add("--processes", type=int, default=1, help="tasks at a time, each in a process of its own")
+    add("--part", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.examples < 1 or args.processes < 1:
+        raise InputError("--examples and --processes must be at least 1")
+    args.shots = whole_numbers("shots", args.shots)
+    args.policies = read_policies(args.config)
+    known = TASKS
+    if args.data_dir:
+        known = [name for name in PROMPTS if (args.data_dir / f"{name}.jsonl").exists()]
+    if not known:
+        raise InputError(f"there is no <task>.jsonl in {args.data_dir}: {', '.join(PROMPTS)}")
+    args.tasks = args.tasks.split(",") if args.tasks else list(known)
+    for name in args.tasks:
+        if name not in known:
+            raise InputError(f"unknown task {name!r}; choose from {', '.join(known)}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
