@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif todo:
         _evaluate(args, todo, settings)
     if not args.part:
-        print(_tables(args.out, args.policies))
+        print(_tables(args.out, settings, args.policies))
     return 0
 
 
@@ -104,7 +104,7 @@ def _evaluate(args: argparse.Namespace, todo: list[tuple[str, int]], settings: d
     manager = TaskManager(include_defaults=args.data_dir is None)
     one = KVEvict(args.model_path, framework=args.framework, dtype=args.dtype, device=args.device)
     for name, shots in todo:
-        correct, kept = [], []
+        correct, kept, ids = [], [], []
         for model in one.under(args.policies):
             found = simple_evaluate(
                 model,
@@ -115,9 +115,10 @@ def _evaluate(args: argparse.Namespace, todo: list[tuple[str, int]], settings: d
                 bootstrap_iters=0,
             )
             samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
+            ids = [sample["doc_id"] for sample in samples]
             correct.append([int(sample["acc"]) for sample in samples])
             kept.append(model.get_model_info()["kvevict"]["kept"])
-        record = {"settings": settings, "correct": correct, "kept": kept}
+        record = {"settings": settings, "ids": ids, "correct": correct, "kept": kept}
         files.write(_file(args.out, name, shots), json.dumps(record) + "\n")
 
 
@@ -149,32 +150,18 @@ def _local(data_dir: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _tables(out: Path, policies: list[Policy]) -> str:
-    """Methods down, tasks across, for each number of shots; accuracies with their intervals."""
-    from reporting.intervals import average, estimate
-    from reporting.style import display
-    from reporting.tables import DASH, Table, score_cell
-    from reporting.variants import label_variants
+def _tables(out: Path, settings: dict[str, Any], policies: list[Policy]) -> str:
+    """A table for each number of shots, of all tasks that are there."""
+    from reporting.fewshot import table  # Matplotlib takes a second
 
-    labels = label_variants(list(map(describe, policies)))
     found: dict[int, dict[str, Any]] = defaultdict(dict)
     for name in TASKS:
-        for path in out.glob(f"{name}-*.json"):
-            found[int(path.stem.rpartition("-")[2])][name] = json.loads(path.read_text("utf-8"))
-    made = []
-    for shots, of_task in sorted(found.items()):
-        rows = []
-        for number, label in enumerate(labels):
-            own = [record["correct"][number] for record in of_task.values()]
-            scores = [estimate(one, range(len(one))) for one in own]
-            kept = [record["kept"][number] for record in of_task.values()]
-            share = sum(one["kept"] for one in kept) / sum(one["entries"] for one in kept)
-            mean = score_cell(average(scores)) if len(scores) > 1 else DASH
-            rows.append([display(label), f"{share:.1%}", *map(score_cell, scores), mean])
-        counts = sorted({len(record["correct"][0]) for record in of_task.values()})
-        note = f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} examples a task."
-        header = ["Method", "Kept", *of_task, "Mean"]
-        made.append(Table(f"Accuracy, {shots} shots", header, rows, [note]).markdown())
+        for path in sorted(out.glob(f"{name}-*.json")):
+            if _done(path, settings):
+                shots = int(path.stem.rpartition("-")[2])
+                found[shots][name] = json.loads(path.read_text("utf-8"))
+    model = settings["model"]
+    made = [table(model, policies, *one).markdown() for one in sorted(found.items())]
     return "\n\n".join(made)
 
 
