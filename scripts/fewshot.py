@@ -32,7 +32,7 @@ from evaluation.policies import read_policies, whole_numbers
 from kvevict import environment, files
 from kvevict.command import Parser, command, user_path
 from kvevict.errors import InputError
-from kvevict.methods import Policy, describe
+from kvevict.methods import describe
 
 # Prompts as in the harness's own files of these tasks, 0.4.13; the fields as in the local ones.
 QUESTION = {"doc_to_text": "Question: {{question}}\nAnswer:"}
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif todo:
         _evaluate(args, todo, settings)
     if not args.part:
-        print(_tables(args.out, settings, args.policies))
+        print(_tables(args.out, settings))
     return 0
 
 
@@ -150,7 +150,7 @@ def _local(data_dir: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _tables(out: Path, settings: dict[str, Any], policies: list[Policy]) -> str:
+def _tables(out: Path, settings: dict[str, Any]) -> str:
     """A table for each number of shots, of all tasks that are there."""
     from reporting.fewshot import table  # Matplotlib takes a second
 
@@ -160,9 +160,8 @@ def _tables(out: Path, settings: dict[str, Any], policies: list[Policy]) -> str:
             if _done(path, settings):
                 shots = int(path.stem.rpartition("-")[2])
                 found[shots][name] = json.loads(path.read_text("utf-8"))
-    model = settings["model"]
-    made = [table(model, policies, *one).markdown() for one in sorted(found.items())]
-    return "\n\n".join(made)
+    model, policies = settings["model"], settings["policies"]
+    return "\n\n".join(table(model, policies, *one).markdown() for one in sorted(found.items()))
 
 
 def _file(out: Path, name: str, shots: int) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kvevict.methods import Policy, describe
 from reporting.intervals import average, estimate
 from reporting.published import beside
 from reporting.score_table import THEIRS
@@ -14,19 +13,20 @@ from reporting.tables import DASH, Table, score_cell
 from reporting.variants import label_variants
 
 
-def table(model: str, policies: list[Policy], shots: int, of_task: Mapping[str, Any]) -> Table:
+def table(
+    model: str, policies: list[dict[str, Any]], shots: int, of_task: Mapping[str, Any]
+) -> Table:
     """The table of one number of shots.
 
     Args:
         model: its name.
-        policies: the rows.
+        policies: the rows, as runs record them.
         shots: examples before the question.
         of_task: by task, for each policy whether each example was answered right (``correct``) and
             what was kept of the prompts (``kept``).
     """
-    described = list(map(describe, policies))
     rows, sources = [], {}
-    for number, (policy, label) in enumerate(zip(described, label_variants(described))):
+    for number, (policy, label) in enumerate(zip(policies, label_variants(policies))):
         scores = [estimate(r["correct"][number], r["ids"]) for r in of_task.values()]
         kept = [record["kept"][number] for record in of_task.values()]
         share = sum(one["kept"] for one in kept) / sum(one["entries"] for one in kept)
