@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     todo = [
         (name, shots)
+        for shots in sorted(args.shots)
         for name in args.tasks
-        for shots in args.shots
         if not _done(_file(args.out, name, shots), settings)
     ]
     if todo and args.processes > 1:
-        status = _in_processes(argv, list(dict.fromkeys(name for name, _ in todo)), args.processes)
+        status = _in_processes(argv, todo, args.processes)
         if status:
             return status
     elif todo:
@@ -117,7 +117,7 @@ def _evaluate(args: argparse.Namespace, todo: list[tuple[str, int]], settings: d
             samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
             ids = [sample["doc_id"] for sample in samples]
             correct.append([int(sample["acc"]) for sample in samples])
-            kept.append(model.get_model_info()["kvevict"]["kept"])
+            kept.append(model.kept.record())
         record = {"settings": settings, "ids": ids, "correct": correct, "kept": kept}
         files.write(_file(args.out, name, shots), json.dumps(record) + "\n")
 
@@ -125,6 +125,7 @@ def _evaluate(args: argparse.Namespace, todo: list[tuple[str, int]], settings: d
 def _local(data_dir: Path, name: str) -> dict[str, Any]:
     """A task of the harness over a local file."""
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
     path = data_dir / f"{name}.jsonl"
     rows = []
@@ -134,11 +135,13 @@ def _local(data_dir: Path, name: str) -> dict[str, Any]:
                 raise InputError(f'{path}, line {number}: no "{field}" that is {words}')
         rows.append(row)
     third = len(rows) // 3
+    splits = {"shots": rows[:third], "scored": rows[third:]}
     return {
         "task": name,
         "custom_dataset": lambda **_: {
-            "shots": Dataset.from_list(rows[:third]),
-            "scored": Dataset.from_list(rows[third:]),
+            # Without a fingerprint datasets would make one by pickling, which not all versions can.
+            split: Dataset(InMemoryTable.from_pylist(own), fingerprint=f"{name}-{split}")
+            for split, own in splits.items()
         },
         "output_type": "multiple_choice",
         "fewshot_split": "shots",
@@ -181,16 +184,17 @@ def _done(path: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _in_processes(argv: list[str], names: list[str], most: int) -> int:
-    """A process for each task, so many at a time; the first status that is not 0, or 0."""
+def _in_processes(argv: list[str], todo: list[tuple[str, int]], most: int) -> int:
+    """A process for each file, so many at a time; the first status that is not 0, or 0."""
     running: list[subprocess.Popen] = []
     status = 0
-    while names or running:
-        while names and len(running) < most and not status:
-            own = ["--tasks", names.pop(0), "--processes", "1", "--part"]
+    while todo or running:
+        while todo and len(running) < most:
+            name, shots = todo.pop()  # many shots, which take longest, first
+            own = ["--tasks", name, "--shots", str(shots), "--processes", "1", "--part"]
             running.append(subprocess.Popen([sys.executable, __file__, *argv, *own]))
         status = running.pop(0).wait() or status
-        names = [] if status else names
+        todo = [] if status else todo
     return status
 
 
@@ -207,7 +211,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--framework", help="paddle or pytorch; by default Paddle where it is installed")
     add("--dtype", help="as for eval_llama3.py")
     add("--device", help="as for eval_llama3.py")
-    add("--processes", type=int, default=1, help="tasks at a time, each in a process of its own")
+    add("--processes", type=int, default=1, help="files made at a time, each by its own")
     add("--part", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.examples < 1 or args.processes < 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterator, Sequence
 from copy import copy
-from importlib.util import find_spec
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -20,6 +19,8 @@ from ..errors import InputError
 from ..methods import Policy, build
 from ..methods.registry import describe
 from ..models.source import read_checkpoint
+from .kept import Kept
+from .loading import load
 from .question import question, templated
 from .scoring import generate, log_likelihood
 from .shared import Asked, Prompts, packed
@@ -70,9 +71,7 @@ class KVEvict(TemplateLM):
             raise InputError("--model_args names no model: pretrained=…")
         policy = build(method, **{"min_eviction_seqlen": 0, **settings})
         self._checkpoint = read_checkpoint(str(pretrained))
-        self._loaded = backends.load(
-            self._checkpoint, dtype, _device(device), framework or _installed_framework()
-        )
+        self._loaded = load(self._checkpoint, dtype, device, framework)
         self._delimiter = fewshot_delimiter
         self._prompts, self._number = Prompts(self._loaded.decoder(), [policy]), 0
 
@@ -80,6 +79,11 @@ class KVEvict(TemplateLM):
     def policy(self) -> Policy:
         """What is evicted by."""
         return self._prompts.policies[self._number]
+
+    @property
+    def kept(self) -> Kept:
+        """What of the prompts' caches was kept so far."""
+        return self._prompts.kept[self._number]
 
     def under(self, policies: Sequence[Policy]) -> list[KVEvict]:
         """This model under each of several policies, for one evaluation after the other.
@@ -175,13 +179,12 @@ class KVEvict(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness adds to its results, once all is done; the kept share is said, too."""
-        kept = self._prompts.kept[self._number]
-        print(kept, file=sys.stderr)
+        print(self.kept, file=sys.stderr)
         return {
             "model_dtype": self._loaded.dtype,
             "kvevict": {
                 "policy": describe(self.policy),
-                "kept": kept.record(),
+                "kept": self.kept.record(),
                 "framework": self._loaded.framework,
                 "device": self._loaded.device,
                 "versions": backends.versions(self._loaded.framework),
@@ -238,14 +241,3 @@ class KVEvict(TemplateLM):
         if self._checkpoint.chat is None:
             raise InputError(f"{self._checkpoint.source} has no chat template")
         return self._checkpoint.chat
-
-
-def _device(harness: str | None) -> str | None:
-    """A device by our name. The harness says "cuda:0" where nobody chose, GPU or not."""
-    return None if harness in (None, "cuda", "cuda:0") else harness.replace("cuda", "gpu")
-
-
-def _installed_framework() -> str:
-    """The first that this Python has; Paddle, so that its error is seen, where it has none."""
-    found = (name for name, own in backends.FRAMEWORKS.items() if all(map(find_spec, own)))
-    return next(found, "paddle")
