@@ -28,6 +28,7 @@ from benchmarks.longbench_metrics import CODE_SIMILARITIES
 from kvevict import files
 from kvevict.command import Parser, command, fail, from_here, user_path
 from kvevict.errors import InputError
+from reporting.published import Published, beside
 from reporting.score_table import GradesByRun, kept, table
 from reporting.variants import label_variants
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 2 if failed else status
         if len(of_benchmark) > 1:
             print(f"{chr(10) * (number > 0)}{benchmark.title}")
-        print(table(benchmark, chosen, grades, records))
+        print(table(benchmark, chosen, grades, records, _published(own, records, args)))
         if args.benchmark:
             _name_left_out(chosen if args.task else list(benchmark.tasks.values()), grades)
         for run, of_run in grades.items():
@@ -88,6 +89,16 @@ def _grade(
             except InputError as error:
                 failed = bool(fail(error))
     return grades, failed
+
+
+def _published(
+    runs: dict[str, Path], records: dict[str, dict[str, Any]], args: argparse.Namespace
+) -> dict[str, Published]:
+    """What was published of the setting of each run."""
+    settings = {run: records[run]["settings"] for run in runs if run in records}
+    graded = {"code_similarity": args.code_similarity}
+    found = {run: beside({**own, **graded}) for run, own in settings.items()}
+    return {run: one for run, one in found.items() if one}
 
 
 def _name_left_out(asked: list[Task], grades: GradesByRun) -> None:

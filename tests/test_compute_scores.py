@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import infinitebench
 from tests.reporting.runs import write_run
 
 SRC = Path(__file__).parents[1] / "src"
@@ -119,6 +120,33 @@ def test_records_tell_the_methods_and_what_they_kept(output_dir):
         "next": ("nacl-variant (heads next)", "5.0%"),
         "pooled": ("nacl-variant (kernel 7)", "-"),
     }, "a record without predictions of a task says nothing of it; nor one of a run in progress"
+
+
+def test_what_was_published_of_the_same_setting_stands_below_a_run(tmp_path):
+    model = "Llama-3.1-8B-Instruct"
+    for name, keep in (("same", 0.2), ("less", 0.1)):
+        write_run(tmp_path / name, "nacl", [True], keep_ratio=keep, model=model)
+    labels = {"math_find": 10, "code_debug": ["f", "A"], "longbook_choice_eng": ["f", "A"]}
+    for task in infinitebench.RELEASE_TASKS:
+        if task != "passkey":
+            write(tmp_path / "same", task, ("10", labels.get(task, ["10"])))
+    done = run("--output_dir", tmp_path, "--task", "passkey,kv_retrieval")
+    found = cells(done.stdout)
+    assert found["Run"] == ["(examples)", "less", "same", "↳ published"]
+    assert found["Method"] == ["", "nacl", "nacl", "nacl"]
+    assert found["Retrieve.PassKey"] == ["1", "1.0000", "1.0000", "1.0000"]
+    assert found["Retrieve.KV"] == ["1", "-", "1.0000", "0.0360"]
+    assert found["∞Bench average (tasks)"][-1] == "-", "it is over tasks that are not shown"
+    notes = [line for line in done.stdout.splitlines() if line[0] != "|"]
+    assert notes[0].startswith("Published by NACL's release, README.md in github.com/PaddlePaddle")
+    assert notes[1:] == [
+        "What is published is over all examples of a task, ours over those counted."
+    ]
+    found = cells(run("--output_dir", tmp_path).stdout)
+    assert found["∞Bench average (tasks)"][-1] == "0.3375"
+    assert found["without KV (tasks)"][-1] == "0.3676"
+    other = cells(run("--output_dir", tmp_path, "--model_name", "less").stdout)
+    assert other["Run"] == ["(examples)", "less"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"settings": {"policy": 3}, "tasks": {}}'])

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from kvevict.engine import prefill
 from kvevict.errors import InputError
 from kvevict.lm_eval.model import KVEvict
+from kvevict.methods import build
 from tests.backends.torch_model import tiny
 
 FACTS = [
@@ -153,12 +154,13 @@ def test_the_full_cache_is_the_harness_own_model(model_dir, task_dir, chat: bool
         {"method": "tova", "keep_ratio": 0.2},
         {"method": "tova", "budget": 16},
         {"method": "h2o", "budget": 16, "decode_slack": 4},
+        {"method": "nacl", "keep_ratio": 0.2, "proxy_tokens": "question"},
     ],
     ids=str,
 )
 def test_a_continuation_is_scored_after_the_evicted_prompt(model_dir, settings: dict) -> None:
     model = KVEvict(str(model_dir), framework="pytorch", device="cpu", **settings)
-    prompt = " ".join(f"{question} {choices[0]}." for question, choices in FACTS)
+    prompt = "\n\n".join(f"{question} {choices[0]}." for question, choices in FACTS)
     pairs = [(prompt, " A dog barks at"), (prompt, " x"), (prompt[:99], " A dog barks at")]
     found = model.loglikelihood([ask("loglikelihood", *pair) for pair in pairs], disable_tqdm=True)
     backwards = [ask("loglikelihood", *pair) for pair in pairs[::-1]]
@@ -167,6 +169,8 @@ def test_a_continuation_is_scored_after_the_evicted_prompt(model_dir, settings: 
     assert kept["prompts"] == 4  # two in each order; continuations share one
     lengths = [len(model.tok_encode(text)) for text in (prompt, prompt[:99])]
     assert kept["tokens"] == 2 * sum(lengths)
+    asked = [len(text.rpartition("\n\n")[2]) for text in (prompt, prompt[:99])]
+    assert kept["question_tokens"] == 2 * sum(asked)  # a token is a byte
     assert kept["kept"] == 2 * 3 * 2 * sum(map(model.policy.entries, lengths))
     for pair, (total, greedy) in zip(pairs, found):
         wanted, best = one_by_one(model, *pair)
@@ -182,7 +186,10 @@ def one_by_one(model: KVEvict, prompt: str, text: str) -> tuple[float, bool]:
     """The log-probability of a text that is read token by token, in float64."""
     ids = model.tok_encode(prompt)
     example = zlib.crc32(np.array(ids, dtype="<i4").tobytes())
-    (session,) = prefill(model._decoder, ids, [model.policy], example)
+    asked = len(prompt.rpartition("\n\n")[2])
+    (session,) = prefill(
+        model._loaded.decoder(), ids, [model.policy], example, question_tokens=asked
+    )
     total, greedy, logits = 0.0, True, session.logits
     for token in model.tok_encode(text, add_special_tokens=False):
         logits = logits.double()
@@ -190,6 +197,41 @@ def one_by_one(model: KVEvict, prompt: str, text: str) -> tuple[float, bool]:
         greedy &= int(logits.argmax()) == token
         logits = session.extend([token])
     return total, greedy
+
+
+def test_policies_beside_each_other_answer_as_alone_and_share_their_prefills(model_dir) -> None:
+    policies = [
+        build(method, keep_ratio=0.2, min_eviction_seqlen=0, **settings)
+        for method, settings in (
+            ("nacl", {}),
+            ("nacl", {"proxy_tokens": "question"}),
+            ("h2o", {"decode_slack": None}),
+        )
+    ]
+    prompts = ["\n\n".join(facts for facts, _ in FACTS[:count]) for count in (3, 9)]
+    scored = [ask("loglikelihood", text, f" {end}") for text in prompts for end in ("one", "all")]
+    told = [ask("generate_until", text, {"until": ["e"], "max_gen_toks": 9}) for text in prompts]
+    alone = []
+    for policy in policies:
+        model = KVEvict(str(model_dir), framework="pytorch", device="cpu")
+        (model,) = model.under([policy])
+        alone.append([model.loglikelihood(scored, True), model.generate_until(told, True)])
+    models = KVEvict(str(model_dir), framework="pytorch", device="cpu").under(policies)
+    assert [model.policy for model in models] == policies
+    for one, (scores, texts) in zip(models, alone):
+        found = one.loglikelihood(scored, True)
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in scores]
+        np.testing.assert_allclose(np.array(found), np.array(scores), atol=1e-4)
+        assert one.generate_until(told, True) == texts
+    counts = [model.get_model_info()["kvevict"]["kept"] for model in models]
+    assert [count["prompts"] for count in counts] == [4, 4, 4]  # two of each kind of request
+    assert counts[0]["kept"] == counts[1]["kept"]
+
+
+def test_a_text_without_a_question_has_no_proxies_of_it(model_dir) -> None:
+    model = KVEvict(str(model_dir), "nacl", "pytorch", proxy_tokens="question")
+    with pytest.raises(InputError, match="nobody said how many these are"):
+        model.loglikelihood_rolling([ask("loglikelihood_rolling", FACTS[0][0] * 50)], True)
 
 
 def test_the_most_likely_text_is_greedy_and_what_is_generated(model_dir) -> None:
@@ -215,9 +257,10 @@ def test_a_message_that_is_to_be_continued_is_left_open(model_dir) -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(filter(None, ["src", os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-m", "kvevict.lm_eval", "--model", "kvevict", *arguments],
-        env={**os.environ, "PYTHONPATH": "src", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -161,6 +161,15 @@ def read_config(path: str | Path) -> list[dict[str, Any]]:
     return entries
 
 
+def read_policies(path: str | Path) -> list[Policy]:
+    """The policies of a YAML file as it stands.
+
+    Raises:
+        InputError: as :func:`read_config`.
+    """
+    return [policy for entry in read_config(path) for policy in _built(entry)]
+
+
 def _entries(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Methods with what the file says of them."""
     named = [] if args.method is None else [name.strip() for name in args.method.split(",")]

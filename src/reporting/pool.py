@@ -15,8 +15,12 @@ from statistics import mean, median
 from typing import Any
 
 import benchmarks
+from benchmarks import Benchmark
+from benchmarks.longbench_metrics import CODE_SIMILARITIES
 from reporting.intervals import Estimate, average, estimate
 from reporting.load import Result, keep_of
+from reporting.published import Published, beside
+from reporting.records import benchmark_of
 from reporting.style import FULL, base, rank
 from reporting.variants import label_variants
 
@@ -37,6 +41,7 @@ class Cell:
         cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
         prefill_shared_by: settings that the prefills served.
         decoded_together: whether the settings of a prompt were decoded as one batch.
+        published: what others have of the same setting.
     """
 
     method: str
@@ -54,14 +59,20 @@ class Cell:
     prefill_shared_by: int
     decoded_together: bool
     ms_per_token: float
+    published: Published | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """All that compares: the cells of one model in one mode."""
+    """All that compares: the cells of one model in one mode.
+
+    Attributes:
+        benchmark: of its tasks; None for cells put together by hand.
+    """
 
     title: str
     cells: tuple[Cell, ...]
+    benchmark: Benchmark | None = None
 
     def parts(self) -> list[tuple[str, list[Cell]]]:
         """The cells by length, shortest first, with the length's name."""
@@ -79,9 +90,10 @@ def pool(results: list[Result], by_length: bool = True) -> list[Group]:
         setting = {k: v for k, v in result.settings.items() if k != "policy"}
         for kind in _kinds(result, results):
             groups[json.dumps({**setting, **kind}, sort_keys=True)].append((result, label))
-    titles = _titles([json.loads(key) for key in groups])
+    settings = [json.loads(key) for key in groups]
     made = [
-        Group(title, _cells(members, by_length)) for title, members in zip(titles, groups.values())
+        Group(title, _cells(members, by_length), benchmark_of(own))
+        for title, own, members in zip(_titles(settings), settings, groups.values())
     ]
     return sorted(made, key=lambda group: group.title)
 
@@ -173,6 +185,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         prefill_shared_by=max(result.prefill_shared_by for result in results),
         decoded_together=any(result.settings.get("decode_together") for result in results),
         ms_per_token=mean(result.ms_per_token for result in results),
+        published=beside({**results[0].settings, "code_similarity": CODE_SIMILARITIES[0]}),
     )
 
 

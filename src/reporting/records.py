@@ -37,7 +37,7 @@ class Record:
     @property
     def benchmark(self) -> Benchmark:
         """The benchmark that was run."""
-        return benchmarks.get(self.settings.get("benchmark", benchmarks.DEFAULT))
+        return benchmark_of(self.settings)
 
     def predictions(self) -> Iterator[tuple[Task, Path]]:
         """Each task that has predictions, with their file."""
@@ -45,6 +45,11 @@ class Record:
             file = self.path / f"preds_{task.name}.jsonl"
             if task.name in self.data and file.exists():
                 yield task, file
+
+
+def benchmark_of(settings: dict[str, Any]) -> Benchmark:
+    """The benchmark that a run's settings name."""
+    return benchmarks.get(settings.get("benchmark", benchmarks.DEFAULT))
 
 
 def read_records(output_dir: Path) -> Iterator[Record]:

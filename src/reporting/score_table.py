@@ -1,21 +1,27 @@
-"""The table of scores: runs down, tasks and their averages across."""
+"""The table of scores: runs down, tasks and their averages across, published ones beside ours."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from statistics import mean
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks import Benchmark, Task
 from benchmarks.benchmark import Figures
 from benchmarks.grading import Grades
+from reporting.published import Published
 from reporting.variants import label_variants
 
 DASH = "-"
+THEIRS = "↳ published"
 
 #: Grades by task name, for each run by name.
 GradesByRun = dict[str, dict[str, Grades]]
+#: Of a column, by run.
+Cells = Mapping[str, str]
 
 
 def table(
@@ -23,41 +29,93 @@ def table(
     chosen: list[Task],
     grades: GradesByRun,
     records: dict[str, dict[str, Any]],
+    published: Mapping[str, Published] = MappingProxyType({}),
 ) -> str:
     """The grades as an aligned Markdown table, with methods and what they kept from ``records``.
 
     The averages are the benchmark's own, over those of their tasks that have predictions; the
-    number of tasks stands in brackets.
+    number of tasks stands in brackets. Below a run is what was published of its setting.
     """
-    columns = [["Run", "(examples)", *grades]]
+    others = {run: _shared(one, grades[run]) for run, one in published.items() if run in grades}
+    others = {run: one for run, one in others.items() if one.scores or one.averages}
+
+    def column(title: str, count: str, own: Cells, theirs: Cells) -> list[str]:
+        cells = []
+        for run in grades:
+            cells.append(own.get(run, DASH))
+            cells += [theirs.get(run, DASH)] * (run in others)
+        return [title, count, *cells]
+
+    columns = [column("Run", "(examples)", {r: r for r in grades}, dict.fromkeys(others, THEIRS))]
     known = {run: record for run, record in records.items() if run in grades}
     if known:
         methods = dict(zip(known, _labels([record["settings"] for record in known.values()])))
-        columns.append(["Method", "", *(methods.get(run, DASH) for run in grades)])
-        shares = (kept(known[run], grades[run]) if run in known else DASH for run in grades)
-        columns.append(["Kept", "", *shares])
+        columns.append(column("Method", "", methods, methods))
+        shares = {run: kept(known[run], grades[run]) for run in known}
+        columns.append(column("Kept", "", shares, {}))
     for task in chosen:
-        of_task = [of_run.get(task.name) for of_run in grades.values()]
-        counts = [str(n) for n in sorted({len(found.scores) for found in of_task if found})]
-        cells = [benchmark.shown(found.figures) if found else DASH for found in of_task]
-        columns.append([_title(task.title, of_task), "/".join(counts) or DASH, *cells])
-    averages = _averages(benchmark, [task.name for task in chosen])
+        of_task = {run: own[task.name] for run, own in grades.items() if task.name in own}
+        counts = [str(n) for n in sorted({len(found.scores) for found in of_task.values()})]
+        own = {run: benchmark.shown(found.figures) for run, found in of_task.items()}
+        theirs = {r: one.scores[task.name] for r, one in others.items() if task.name in one.scores}
+        title = _title(task.title, of_task.values())
+        columns.append(column(title, "/".join(counts) or DASH, own, _on_scale(benchmark, theirs)))
+    averages = averages_over(benchmark, [task.name for task in chosen])
+    for one in others.values():
+        averages.update({title: list(each.tasks) for title, each in one.averages.items()})
     for title, names in averages.items():
-        cells = (_average(benchmark, of_run, names) for of_run in grades.values())
-        columns.append([f"{title} (tasks)", "", *cells])
-    averaged = {name for names in benchmark.averages.values() for name in names}
-    left_out = [task.title for task in chosen if task.name not in averaged]
-    graded = {name for of_run in grades.values() for name in of_run}
-    notes = dict.fromkeys(task.note for task in chosen if task.note and task.name in graded)
-    if averages and left_out:
-        without = ", ".join(left_out)
-        notes[f"Averages are over tasks of {benchmark.title} itself, so without {without}."] = None
+        own = {run: _average(benchmark, of_run, names) for run, of_run in grades.items()}
+        theirs = {r: o.averages[title].score for r, o in others.items() if title in o.averages}
+        columns.append(column(f"{title} (tasks)", "", own, _on_scale(benchmark, theirs)))
+    notes = _notes(benchmark, chosen, grades, bool(averages), others)
     return "\n".join([_markdown(columns), *notes])
 
 
-def _title(title: str, of_runs: Iterable[Grades | None]) -> str:
+def _notes(
+    benchmark: Benchmark,
+    chosen: list[Task],
+    grades: GradesByRun,
+    averaged: bool,
+    others: Mapping[str, Published],
+) -> list[str]:
+    """The sentences below the table."""
+    graded = {name for of_run in grades.values() for name in of_run}
+    notes = [task.note for task in chosen if task.note and task.name in graded]
+    in_one = {name for names in benchmark.averages.values() for name in names}
+    left_out = [task.title for task in chosen if task.name not in in_one]
+    if averaged and left_out:
+        without = ", ".join(left_out)
+        notes.append(f"Averages are over tasks of {benchmark.title} itself, so without {without}.")
+    notes += [f"Published by {one.source}." for one in others.values()]
+    if any(
+        len(grades[run][name].scores) != benchmark.tasks[name].examples
+        for run, one in others.items()
+        for name in one.scores
+    ):
+        notes.append("What is published is over all examples of a task, ours over those counted.")
+    return list(dict.fromkeys(notes))
+
+
+def _shared(one: Published, grades: dict[str, Grades]) -> Published:
+    """What of the published scores has one of ours beside it; averages where all tasks have."""
+    return replace(
+        one,
+        scores={name: score for name, score in one.scores.items() if name in grades},
+        averages={
+            title: each for title, each in one.averages.items() if grades.keys() >= set(each.tasks)
+        },
+    )
+
+
+def _on_scale(benchmark: Benchmark, scores: Mapping[str, float]) -> Cells:
+    """Published scores as the benchmark's table has its own."""
+    digits = 4 if benchmark.decimals is None else benchmark.decimals
+    return {run: f"{score:.{digits}f}" for run, score in scores.items()}
+
+
+def _title(title: str, of_runs: Iterable[Grades]) -> str:
     """The heading of a task's column; it names the figures where there are several."""
-    names = next((list(found.figures) for found in of_runs if found), [""])
+    names = next((list(found.figures) for found in of_runs), [""])
     return f"{title} {'/'.join(names)}".rstrip()
 
 
@@ -101,7 +159,7 @@ def kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
     return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
 
 
-def _averages(benchmark: Benchmark, chosen: list[str]) -> dict[str, list[str]]:
+def averages_over(benchmark: Benchmark, chosen: list[str]) -> dict[str, list[str]]:
     """Titles of averages and the tasks that they are over; none where they would repeat scores."""
     found: dict[str, list[str]] = {}
     for title, members in benchmark.averages.items():

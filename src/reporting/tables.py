@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from statistics import mean
 
 import benchmarks
-from reporting.intervals import Estimate
-from reporting.pool import Cell, Group, overall, settings_of, task_names
+from benchmarks import Benchmark
+from reporting.intervals import Estimate, average
+from reporting.pool import Cell, Group, settings_of, task_names
+from reporting.published import Published
+from reporting.score_table import THEIRS, averages_over
 from reporting.style import amount, display
 
 DASH = "–"
@@ -49,25 +52,63 @@ def tables(group: Group) -> list[Table]:
     return [
         table
         for length, cells in group.parts()
-        for table in (score_table(cells, length), cost_table(cells, length))
+        for table in (score_table(cells, length, group.benchmark), cost_table(cells, length))
     ]
 
 
-def score_table(cells: list[Cell], length: str = "") -> Table:
-    """Methods and keep ratios down, tasks and their mean across."""
+def score_table(cells: list[Cell], length: str = "", benchmark: Benchmark | None = None) -> Table:
+    """Methods and keep ratios down, tasks and their mean across.
+
+    Args:
+        benchmark: whose averages over some of the tasks have columns, too, and on whose scale
+            published scores are: they stand below ours.
+    """
     names = task_names(cells)
-    by_key = {(cell.method, cell.keep, cell.task): cell for cell in cells}
+    groups = _groups(benchmark, names)
     header = ["Method", "Kept", *(benchmarks.tasks()[name].title for name in names)]
-    rows = []
+    header += [f"{title} ({len(members)})" for title, members in groups.items() if title != "Mean"]
+    rows, sources = [], {}
     for method, ratio in settings_of(cells):
-        own = [by_key.get((method, ratio, name)) for name in names]
-        row = [display(method), amount(ratio), *(score_cell(c.score if c else None) for c in own)]
-        if len(names) > 1:
-            row.append(score_cell(overall(cells, method, ratio)))
-        rows.append(row)
-    return Table(
-        _titled("Score", length), header + ["Mean"] * (len(names) > 1), rows, _notes(cells)
-    )
+        own = {c.task: c for c in cells if (c.method, c.keep) == (method, ratio)}
+        scores = [score_cell(own[name].score if name in own else None) for name in names]
+        scores += [score_cell(_mean(own, members)) for members in groups.values()]
+        rows.append([display(method), amount(ratio), *scores])
+        published = next(iter(own.values())).published
+        theirs = _theirs(published, benchmark, list(own), names, groups) if published else []
+        if any(theirs):
+            rows.append([THEIRS, "", *(cell or DASH for cell in theirs)])
+            sources[f"Published by {published.source}; over all examples of a task."] = None
+    header += ["Mean"] * ("Mean" in groups)
+    return Table(_titled("Score", length), header, rows, [*_notes(cells), *sources])
+
+
+def _groups(benchmark: Benchmark | None, names: list[str]) -> dict[str, list[str]]:
+    """Titles of averages, and the tasks that they are over; that over all of them the last."""
+    found = averages_over(benchmark, names) if benchmark else {}
+    some = {title: members for title, members in found.items() if 1 < len(members) < len(names)}
+    return {**some, **({"Mean": names} if len(names) > 1 else {})}
+
+
+def _mean(own: dict[str, Cell], names: list[str]) -> Estimate | None:
+    """The mean over tasks; None where one is missing."""
+    return average([own[name].score for name in names]) if own.keys() >= set(names) else None
+
+
+def _theirs(
+    published: Published,
+    benchmark: Benchmark,
+    graded: list[str],
+    names: list[str],
+    groups: dict[str, list[str]],
+) -> list[str]:
+    """A row of published scores, from 0 to 1; empty where none is, or none of ours is."""
+    scores = [published.scores.get(name) if name in graded else None for name in names]
+    of_tasks = {frozenset(each.tasks): each.score for each in published.averages.values()}
+    scores += [
+        of_tasks.get(frozenset(members)) if set(graded) >= set(members) else None
+        for members in groups.values()
+    ]
+    return ["" if score is None else f"{score / benchmark.scale:.3f}" for score in scores]
 
 
 def cost_table(cells: list[Cell], length: str = "") -> Table:

@@ -16,6 +16,7 @@ class Kept:
         prompts: prefilled.
         left_whole: of them, those that nothing was evicted from.
         tokens: in them.
+        question_tokens: of these, the questions'.
         entries: of the cache, over all layers and kv heads, before eviction.
         kept: of these, after it.
     """
@@ -23,15 +24,17 @@ class Kept:
     prompts: int = 0
     left_whole: int = 0
     tokens: int = 0
+    question_tokens: int = 0
     entries: int = 0
     kept: int = 0
 
-    def add(self, tokens: int, session: Session) -> None:
-        """Count a prompt and the session that has just prefilled it."""
+    def add(self, tokens: int, question: int | None, session: Session) -> None:
+        """Count a prompt, with its question's tokens and the session that has just prefilled it."""
         entries = tokens * session.model.layers * session.model.kv_heads
         self.prompts += 1
         self.left_whole += session.cache.entries == entries
         self.tokens += tokens
+        self.question_tokens += question or 0
         self.entries += entries
         self.kept += session.cache.entries
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-import zlib
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Hashable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
-import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from .. import backends
-from ..engine import Session, prefill
+from ..engine import Session
 from ..errors import InputError
-from ..methods import build
+from ..methods import Policy, build
 from ..methods.registry import describe
 from ..models.source import read_checkpoint
 from .kept import Kept
+from .loading import load
+from .question import question, templated
 from .scoring import generate, log_likelihood
+from .shared import Asked, Prompts, packed
 
 # A text, its context's tokens, its continuation's: as the harness hands them on.
 TokenRequest = tuple[Any, list[int], list[int]]
@@ -44,6 +44,8 @@ class KVEvict(TemplateLM):
         framework: ``paddle`` or ``pytorch``; by default Paddle where it is installed.
         dtype: as for :func:`kvevict.load`.
         device: likewise, and "cuda:1" is "gpu:1".
+        fewshot_delimiter: what the tasks have between examples. What stands behind the last is the
+            question, whose tokens ``proxy_tokens=question`` takes as proxies.
         batch_size, max_batch_size: the harness passes them.
         settings: of the method: ``keep_ratio``, ``budget``, …. ``min_eviction_seqlen`` is 0 unless
             given: the harness's prompts are short.
@@ -59,6 +61,7 @@ class KVEvict(TemplateLM):
         framework: str | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        fewshot_delimiter: str = "\n\n",
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         **settings: Any,
@@ -66,13 +69,33 @@ class KVEvict(TemplateLM):
         super().__init__()
         if pretrained is None:
             raise InputError("--model_args names no model: pretrained=…")
-        self.policy = build(method, **{"min_eviction_seqlen": 0, **settings})
+        policy = build(method, **{"min_eviction_seqlen": 0, **settings})
         self._checkpoint = read_checkpoint(str(pretrained))
-        self._loaded = backends.load(
-            self._checkpoint, dtype, _device(device), framework or _installed_framework()
-        )
-        self._decoder = self._loaded.decoder()
-        self._kept = Kept()
+        self._loaded = load(self._checkpoint, dtype, device, framework)
+        self._delimiter = fewshot_delimiter
+        self._prompts, self._number = Prompts(self._loaded.decoder(), [policy]), 0
+
+    @property
+    def policy(self) -> Policy:
+        """What is evicted by."""
+        return self._prompts.policies[self._number]
+
+    @property
+    def kept(self) -> Kept:
+        """What of the prompts' caches was kept so far."""
+        return self._prompts.kept[self._number]
+
+    def under(self, policies: Sequence[Policy]) -> list[KVEvict]:
+        """This model under each of several policies, for one evaluation after the other.
+
+        What the first is asked, all are, and answer of the same prefill: the others have only to be
+        asked the same.
+        """
+        models = [copy(self) for _ in policies]
+        prompts = Prompts(self._loaded.decoder(), policies)
+        for number, model in enumerate(models):
+            model._prompts, model._number = prompts, number
+        return models
 
     @property
     def eot_token_id(self) -> int:
@@ -108,12 +131,7 @@ class KVEvict(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The messages in the model's template; the last is open unless a prompt is added."""
-        text = self._chat.render(chat_history, add_generation_prompt)
-        if add_generation_prompt:
-            return text
-        last = chat_history[-1]["content"]
-        last = last if last in text else last.strip()
-        return text[: text.rindex(last) + len(last)]
+        return templated(self._chat, chat_history, add_generation_prompt, self._delimiter)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -138,31 +156,35 @@ class KVEvict(TemplateLM):
         Raises:
             InputError: sampling is asked for, or more tokens than the model has positions.
         """
-        asked, prompts = [], []
+        asked = []
         for request in requests:
             context, given = request.args
             options = normalize_gen_kwargs(given)
             if options["do_sample"]:
                 raise InputError("kvevict decodes greedily: leave do_sample and temperature out")
-            most = options["max_gen_toks"]
-            asked.append((most, [stop for stop in options["until"] if stop]))
-            prompts.append(self._fit(self.tok_encode(context), most))
-        answers = [""] * len(requests)
-        for index, session in self._sessions(prompts, disable_tqdm):
-            most, until = asked[index]
+            most, until = options["max_gen_toks"], tuple(filter(None, options["until"]))
+            of_context = question(context, self._delimiter)
+            asked.append(self._asked(self.tok_encode(context), most, of_context, (most, until)))
+
+        def answer(session: Session, wanted: tuple[int, tuple[str, ...]]) -> str:
+            most, until = wanted
             eos, decode = self._loaded.eos_ids, self._loaded.tokenizer.decode
-            answers[index] = generate(session, most, eos, until, decode)
+            return generate(session, most, eos, until, decode)
+
+        answers = [""] * len(requests)
+        decoded = self._prompts.answers(self._number, asked, answer, disable_tqdm)
+        for index, answers[index] in decoded:
             self.cache_hook.add_partial("generate_until", requests[index].args, answers[index])
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness adds to its results, once all is done; the kept share is said, too."""
-        print(self._kept, file=sys.stderr)
+        print(self.kept, file=sys.stderr)
         return {
             "model_dtype": self._loaded.dtype,
             "kvevict": {
                 "policy": describe(self.policy),
-                "kept": self._kept.record(),
+                "kept": self.kept.record(),
                 "framework": self._loaded.framework,
                 "device": self._loaded.device,
                 "versions": backends.versions(self._loaded.framework),
@@ -172,13 +194,17 @@ class KVEvict(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        prompts = [self._fit(context, len(ids) - 1) for _, context, ids in requests]
+        asked = []
+        for text, context, ids in requests:
+            of_context = question(text[0], self._delimiter) if text else None
+            # White space at a context's end is the continuation's.
+            of_context = of_context and of_context.rstrip()
+            asked.append(self._asked(context, len(ids) - 1, of_context, tuple(ids)))
         answers = [(0.0, True)] * len(requests)
-        for index, session in self._sessions(prompts, disable_tqdm):
-            text, _, ids = requests[index]
-            answers[index] = log_likelihood(session, ids)
-            if text is not None:
-                self.cache_hook.add_partial("loglikelihood", text, answers[index])
+        scored = self._prompts.answers(self._number, asked, log_likelihood, disable_tqdm)
+        for index, answers[index] in scored:
+            if requests[index][0] is not None:
+                self.cache_hook.add_partial("loglikelihood", requests[index][0], answers[index])
         return answers
 
     def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
@@ -189,18 +215,16 @@ class KVEvict(TemplateLM):
             get_rolling_token_windows(ids, self.prefix_token_id, most, context_len=1),
         )
 
-    def _sessions(self, prompts: list[list[int]], quiet: bool) -> Iterator[tuple[int, Session]]:
-        """A prefilled session for each prompt, with its index; equal prompts come together."""
-        places: dict[tuple[int, ...], list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            places.setdefault(tuple(prompt), []).append(index)
-        for prompt, indices in tqdm(places.items(), desc="Prompts", disable=quiet):
-            # The same prompt draws the same, whatever else is asked in which order.
-            example = zlib.crc32(np.array(prompt, dtype="<i4").tobytes())
-            (session,) = prefill(self._decoder, list(prompt), [self.policy], example)
-            self._kept.add(len(prompt), session)
-            for index in indices:
-                yield index, session.fork()
+    def _asked(
+        self, context: list[int], after: int, of_context: str | None, request: Hashable
+    ) -> Asked:
+        """A request of a context that may have to be cut, which ends in the question."""
+        prompt = self._fit(context, after)
+        tokens = None
+        if of_context is not None:
+            tokens = len(self.tok_encode(of_context, add_special_tokens=False))
+            tokens = min(max(1, tokens), len(prompt))
+        return Asked(packed(prompt), tokens, request)
 
     def _fit(self, context: list[int], after: int) -> list[int]:
         """The last tokens of a context that leave positions for ``after`` more."""
@@ -217,14 +241,3 @@ class KVEvict(TemplateLM):
         if self._checkpoint.chat is None:
             raise InputError(f"{self._checkpoint.source} has no chat template")
         return self._checkpoint.chat
-
-
-def _device(harness: str | None) -> str | None:
-    """A device by our name. The harness says "cuda:0" where nobody chose, GPU or not."""
-    return None if harness in (None, "cuda", "cuda:0") else harness.replace("cuda", "gpu")
-
-
-def _installed_framework() -> str:
-    """The first that this Python has; Paddle, so that its error is seen, where it has none."""
-    found = (name for name, own in backends.FRAMEWORKS.items() if all(map(find_spec, own)))
-    return next(found, "paddle")

@@ -11,7 +11,7 @@ from ..tensors import Tensor, integers, namespace
 CHUNK = 256  # tokens whose logits, as wide as the vocabulary, exist at a time
 
 
-def log_likelihood(session: Session, ids: list[int]) -> tuple[float, bool]:
+def log_likelihood(session: Session, ids: Sequence[int]) -> tuple[float, bool]:
     """The log-probability of a continuation, each token given the true ones before it.
 
     Args:
@@ -21,7 +21,7 @@ def log_likelihood(session: Session, ids: list[int]) -> tuple[float, bool]:
     Returns:
         The sum over the tokens, and whether greedy decoding would produce them.
     """
-    model = session.model
+    model, ids = session.model, list(ids)
     step = 1 if session.evicts else CHUNK  # what is evicted while decoding depends on the step
     scores = [_score(session.logits.unsqueeze(0), ids[:1])]
     for start in range(0, len(ids) - 1, step):
