@@ -12,6 +12,7 @@ from evaluation.prompting import Prompting
 from kvevict.engine import decode_all, decode_together, memory, prefill
 from kvevict.engine.session import Decoder, Session
 from kvevict.methods import Policy
+from kvevict.repetition import Repetition
 from kvevict.tensors import Tensor
 
 
@@ -122,9 +123,10 @@ class Predictor:
         tokens = self.prompting.tokens(task, example)
         where = f"{task.name}, example {example.id}"
         reused = self._compressed[0] == (tokens.compressed, policies)
+        repetition = self.prompting.repetition(task)
         began = time.perf_counter()
         if self.prompting.compress == "context":
-            sessions = self._after(tokens.compressed, policies)
+            sessions = self._after(tokens.compressed, policies, repetition)
         else:
             sessions = prefill(
                 self.decoder,
@@ -132,6 +134,7 @@ class Predictor:
                 policies,
                 example.id,
                 question_tokens=tokens.question or None,
+                repetition=repetition,
             )
         _wait(sessions[0].logits, where)
         shared = time.perf_counter() - began
@@ -174,13 +177,16 @@ class Predictor:
         )
         return Answer(example, policy, self.prompting.tokenizer.decode(ids), row)
 
-    def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
+    def _after(
+        self, ids: list[int], policies: list[Policy], repetition: Repetition
+    ) -> list[Session]:
         """Sessions that have read a context and nothing else."""
         if self._compressed[0] != (ids, policies):
             self._compressed = (None, [])  # free the last one first
             # The context itself numbers the draw: every question on it finds the same cache.
             number = zlib.crc32(repr(ids).encode())
-            self._compressed = ((ids, policies), prefill(self.decoder, ids, policies, number))
+            sessions = prefill(self.decoder, ids, policies, number, repetition=repetition)
+            self._compressed = ((ids, policies), sessions)
         return [session.fork() for session in self._compressed[1]]
 
     def _full_bytes(self, session: Session, tokens: int) -> int:

@@ -14,6 +14,9 @@ import paddle
 from kvevict.engine import prefill
 from kvevict.engine.session import Session
 from kvevict.methods import Policy
+from kvevict.repetition import Repetition
+
+REPETITION = Repetition(before=[], first=[5] * 3, later=[6] * 4, header=[7] * 2)
 
 
 class Prompt:
@@ -50,13 +53,16 @@ class Prompt:
         v = self.v[layer, :, None, : self.n].astype(np.float64)
         return v @ self.w_o[layer].astype(np.float64)
 
-    # The rest is kvevict.engine.session.Decoder.
+    # The rest is kvevict.engine.session.Decoder. Tokens beyond all are the first ones over again.
     def embed(self, ids):
         return paddle.zeros([1, len(ids), 1])
 
     def project(self, layer, hidden, start):
-        span = slice(start, start + hidden.shape[1])
-        return tuple(paddle.to_tensor(x[layer, None, :, span]) for x in (self.q, self.k, self.v))
+        rows = np.arange(start, start + hidden.shape[1]) % self.q.shape[2]
+        return tuple(paddle.to_tensor(x[layer][None][:, :, rows]) for x in (self.q, self.k, self.v))
+
+    def rotary(self, layer, start, tokens):
+        return None
 
     def finish_layer(self, layer, hidden, mixed):
         return hidden
@@ -70,7 +76,8 @@ class Prompt:
 
 def run(policy: Policy, prompt: Prompt, example: int = 0) -> Session:
     """The session after the prompt, positions recorded."""
-    return prefill(prompt, [1] * prompt.n, [policy], example, record=True)[0]
+    ids = [1] * prompt.n
+    return prefill(prompt, ids, [policy], example, record=True, repetition=REPETITION)[0]
 
 
 def kept(session: Session, prompt: Prompt) -> list[list[list[int]]]:

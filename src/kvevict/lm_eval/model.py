@@ -197,7 +197,13 @@ class KVEvict(TemplateLM):
         for prompt, indices in tqdm(places.items(), desc="Prompts", disable=quiet):
             # The same prompt draws the same, whatever else is asked in which order.
             example = zlib.crc32(np.array(prompt, dtype="<i4").tobytes())
-            (session,) = prefill(self._decoder, list(prompt), [self.policy], example)
+            (session,) = prefill(
+                self._decoder,
+                list(prompt),
+                [self.policy],
+                example,
+                repetition=self._loaded.repetition,
+            )
             self._kept.add(len(prompt), session)
             for index in indices:
                 yield index, session.fork()
