@@ -106,9 +106,8 @@ def test_positions_end_where_the_models_do() -> None:
         prompt = Turned(1, 120, layers=1)
         prompt.max_positions = positions
         (heads,) = kept(run(ExpectedAttention(0.3, min_eviction_seqlen=0), prompt), prompt)
-        turn = average_turn(prompt, positions - 120)
-        if positions == 120:
-            turn = average_turn(Turned(1, 119, layers=1), 1)
+        first = min(120, positions - 1)
+        turn = average_turn(Turned(1, first, layers=1), positions - first)
         own = scores(prompt, 0, {}, unturned(prompt, 0), turn)
         assert heads == [choose(score, 36, 4, 0) for score in own]
 

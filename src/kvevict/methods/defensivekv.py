@@ -71,9 +71,8 @@ class WorstCaseScore(Scorer):
         window = 1 - mean.sum(dim=-1, keepdim=True)
         order = mean.argsort(descending=True)
         received = ns.take_along_dim(mean, order, dim=-1).cumsum(dim=-1)
-        sure = received < float(self.first_stage_ratio) - window
-        sure = sure & (ns.arange(mean.shape[-1], device=mean.device) < most)
-        return ns.take_along_dim(sure, order.argsort(), dim=-1)
+        sure = (received < float(self.first_stage_ratio) - window).to(ns.int64)
+        return order.argsort() < sure.sum(dim=-1, keepdim=True).clamp(max=max(0, most))
 
     def _outside(self, weights: Tensor) -> Tensor:
         """``weights [..., N]`` with 0 for the window's entries."""
