@@ -26,7 +26,7 @@ from kvevict.engine import Session, prefill
 from kvevict.methods import Policy
 
 Entries = set  # of (layer, kv head, position)
-WINDOW, KERNEL = 32, 7
+WINDOW, KERNEL, CHUNK = 32, 7, 2000
 
 
 def presses(evicted: float, prefix: int) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def presses(evicted: float, prefix: int) -> dict[str, Any]:
         "keynorm": kvpress.KnormPress(evicted),
         "keydiff": kvpress.KeyDiffPress(evicted),
         "expected_attention": kvpress.ExpectedAttentionPress(evicted),
-        "kvzip": kvpress.KVzipPress(evicted, n_sink=max(4, prefix), chunk_size=2000),
+        "kvzip": kvpress.KVzipPress(evicted, n_sink=max(4, prefix), chunk_size=CHUNK),
     }
 
 
@@ -64,7 +64,7 @@ def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
         score = press.score
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
-            scored.append(score(*args, **kwargs)[0])
+            scored.append(score(*args, **kwargs))
             return scored[-1]
 
         press.score = remembered
@@ -75,7 +75,7 @@ def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
         count = max(1, int(len(ids) * (1 - press.compression_ratio)))
         return {
             (layer, head, position)
-            for layer, scores in enumerate(scored)
+            for layer, (scores,) in enumerate(scored)
             for head, own in enumerate(scores.topk(count, dim=-1).indices.tolist())
             for position in own
         }
@@ -109,11 +109,20 @@ def prompts(model: LoadedModel, text: str, length: int, count: int) -> list[list
 
 
 def policies(keep_ratio: float) -> list[Policy]:
-    """Ours, at the settings of :func:`presses`."""
-    sizes = {"window_size": WINDOW, "kernel_size": KERNEL}
+    """Ours, in the order and at the settings of :func:`presses`."""
+    window = {"window_size": WINDOW, "kernel_size": KERNEL}
+    own: dict[str, dict[str, Any]] = {
+        "snapkv": window,
+        "adakv": window,
+        "tova": {},
+        "streamingllm": {},
+        "keynorm": {},
+        "keydiff": {},
+        "expected_attention": {},
+        "kvzip": {"chunk_size": CHUNK},
+    }
     common = {"keep_ratio": keep_ratio, "min_eviction_seqlen": 0}
-    own = {"snapkv": sizes, "adakv": sizes, "tova": {"decode_slack": None}}
-    return [build(method, **common, **own.get(method, {})) for method in presses(0.5, 0)]
+    return [build(method, **common, **settings) for method, settings in own.items()]
 
 
 @command()
