@@ -1,7 +1,8 @@
 """What the policies are held to: given tensors in place of a model, and choices in float64.
 
 `Prompt` is a decoder whose queries, keys and values at every layer and position are given, so
-eviction runs on the real path (`prefill`, `Session.extend`) and brute force knows its inputs.
+eviction runs on the real path (`prefill`, `Session.extend`) and brute force knows its inputs. The
+tensors are Paddle's, or PyTorch's where that is the framework at hand.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import paddle
+
+try:
+    import paddle as framework
+except ImportError:
+    import torch as framework
 
 from kvevict.engine import prefill
 from kvevict.engine.session import Session
@@ -17,6 +22,11 @@ from kvevict.methods import Policy
 from kvevict.repetition import Repetition
 
 REPETITION = Repetition(before=[], first=[5] * 3, later=[6] * 4, header=[7] * 2)
+
+
+def tensor(x: np.ndarray):
+    """An array in the framework at hand."""
+    return getattr(framework, "to_tensor", framework.tensor)(x)
 
 
 class Prompt:
@@ -55,11 +65,11 @@ class Prompt:
 
     # The rest is kvevict.engine.session.Decoder. Tokens beyond all are the first ones over again.
     def embed(self, ids):
-        return paddle.zeros([1, len(ids), 1])
+        return framework.zeros([1, len(ids), 1])
 
     def project(self, layer, hidden, start):
         rows = np.arange(start, start + hidden.shape[1]) % self.q.shape[2]
-        return tuple(paddle.to_tensor(x[layer][None][:, :, rows]) for x in (self.q, self.k, self.v))
+        return tuple(tensor(x[layer][None][:, :, rows]) for x in (self.q, self.k, self.v))
 
     def rotary(self, layer, start, tokens):
         return None
@@ -68,10 +78,10 @@ class Prompt:
         return hidden
 
     def logits(self, hidden):
-        return paddle.zeros([1])
+        return framework.zeros([1])
 
     def output_projection(self, layer):
-        return paddle.to_tensor(self.w_o[layer])
+        return tensor(self.w_o[layer])
 
 
 def run(policy: Policy, prompt: Prompt, example: int = 0) -> Session:

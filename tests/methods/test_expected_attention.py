@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import paddle
 import pytest
 
 from kvevict import InputError
 from kvevict.engine import moments
 from kvevict.methods.expected_attention import ExpectedAttention
-from tests.methods.brute import Prompt, choose, kept, run
+from tests.methods.brute import Prompt, choose, kept, run, tensor
 
 
 class Turned(Prompt):
@@ -21,7 +20,7 @@ class Turned(Prompt):
         angles = np.outer(np.arange(start, start + tokens), np.tile(self.angles, 2))
         sign = np.repeat([-1, 1], 4)
         tables = np.cos(angles) * self.scale, np.sin(angles) * sign * self.scale
-        return tuple(paddle.to_tensor(table.astype(np.float32)) for table in tables)
+        return tuple(tensor(table.astype(np.float32)) for table in tables)
 
     def turns(self, positions: np.ndarray) -> np.ndarray:
         """What multiplies dimensions (i, i + 4), as complex numbers, ``[positions, 4]``."""
@@ -92,7 +91,7 @@ def test_a_large_mean_hides_no_covariance(monkeypatch) -> None:
     monkeypatch.setattr(moments, "CHUNK", 16)
     prompt = Prompt(3, 400, layers=1)
     prompt.q += np.float32(1000) * np.sign(np.arange(8, dtype=np.float32) - 3.5)
-    q = paddle.to_tensor(prompt.q)
+    q = tensor(prompt.q)
     found = moments.query_moments(prompt, 0, q, moments.QueryMoments(0), 2)
     own = prompt.q[0].astype(np.float64)
     expected = np.array([np.cov(rows.T, bias=True) for rows in own]).reshape(2, 2, 8, 8)
