@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from benchmarks import Example, Task
-from evaluation.prompting import Prompting
+from evaluation.prompting import Prompting, PromptTokens
 from kvevict.engine import decode_all, decode_together, memory, prefill
 from kvevict.engine.session import Decoder, Session
+from kvevict.errors import InputError
 from kvevict.methods import Policy
 from kvevict.repetition import Repetition
 from kvevict.tensors import Tensor
@@ -123,19 +124,11 @@ class Predictor:
         tokens = self.prompting.tokens(task, example)
         where = f"{task.name}, example {example.id}"
         reused = self._compressed[0] == (tokens.compressed, policies)
-        repetition = self.prompting.repetition(task)
         began = time.perf_counter()
-        if self.prompting.compress == "context":
-            sessions = self._after(tokens.compressed, policies, repetition)
-        else:
-            sessions = prefill(
-                self.decoder,
-                tokens.compressed,
-                policies,
-                example.id,
-                question_tokens=tokens.question or None,
-                repetition=repetition,
-            )
+        try:
+            sessions = self._read(task, example, tokens, policies)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         _wait(sessions[0].logits, where)
         shared = time.perf_counter() - began
         common = {
@@ -176,6 +169,22 @@ class Predictor:
             decode_seconds=round(seconds, 4),
         )
         return Answer(example, policy, self.prompting.tokenizer.decode(ids), row)
+
+    def _read(
+        self, task: Task, example: Example, tokens: PromptTokens, policies: list[Policy]
+    ) -> list[Session]:
+        """Sessions that have read what is compressed."""
+        repetition = self.prompting.repetition(task)
+        if self.prompting.compress == "context":
+            return self._after(tokens.compressed, policies, repetition)
+        return prefill(
+            self.decoder,
+            tokens.compressed,
+            policies,
+            example.id,
+            question_tokens=tokens.question or None,
+            repetition=repetition,
+        )
 
     def _after(
         self, ids: list[int], policies: list[Policy], repetition: Repetition

@@ -91,7 +91,7 @@ def test_one_sentence_where_nothing_can_be_repeated() -> None:
     prompt.max_positions = 181
     message = (
         "^kvzip: a prompt of 90 tokens and its longest chunk, repeated behind it, reach 182 of the "
-        "model's 181 positions: shorten it, or set a chunk_size$"
+        "model's 181 positions: shorten it, or set a smaller chunk_size$"
     )
     with pytest.raises(InputError, match=message):
         prefill(prompt, [5] * 90, [policy], repetition=repetition)

@@ -95,7 +95,7 @@ def _stream(
     if longest > model.max_positions:
         raise eviction.checks.refuse(
             f"a prompt of {n} tokens and its longest chunk, repeated behind it, reach {longest} of "
-            f"the model's {model.max_positions} positions: shorten it, or set a chunk_size"
+            f"the model's {model.max_positions} positions: shorten it, or set a smaller chunk_size"
         )
     sinks = max(statistic.n_sink, eviction.prompt.prefix_tokens)
     return RepeatedStream(model, own, n, sinks)
