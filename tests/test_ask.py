@@ -96,7 +96,8 @@ def test_a_prompt_remembers_until_it_is_told_to_forget(model, model_path, tmp_pa
     path = file(tmp_path / "a.txt")
     typed = (
         "one?\n\ntwo?\n/fresh\ntwo?\n/method keynorm 0.5\none?\n/method keynorm 90\n"
-        "/method nothing\n/nonsense\n/method\n" + "x" * 3000 + "\none?\n/help\n/quit\nnot read\n"
+        "/method nothing\n/nonsense\n/method\n" + "x" * 3000 + "\none?\n/method kvzip 0.3\none?\n"
+        "/method expected_attention 70\none?\n/help\n/quit\nnot read\n"
     )
     out, error = finish(start(model_path, "--document", path), typed)
     document = Document.read(model, TEXT, policy("snapkv"))
@@ -106,6 +107,10 @@ def test_a_prompt_remembers_until_it_is_told_to_forget(model, model_path, tmp_pa
     document = document.reread(policy("keynorm", "0.5"))
     answers.append(document.ask("one?", 12))
     document = document.reread(policy("keynorm", budget="90"))
+    answers.append(document.ask("one?", 12))
+    document = document.reread(policy("kvzip", "0.3"))
+    answers.append(document.ask("one?", 12))
+    document = document.reread(policy("expected_attention", budget="70"))
     answers.append(document.ask("one?", 12))
     assert out == printed(answers)
     assert answers[1] != answers[2]  # the first question was seen by the second
@@ -131,16 +136,30 @@ def printed(answers: list[str]) -> str:
         (("--document", "{a}", "--budget", "many"), "whole number"),
         (("--document", "{a}", "--method", "full", "--keep_ratio", "0.5"), "keeps everything"),
         (("--document", "{long}"), "at most 2047 fit"),
+        (("--document", "{half}", "--method", "kvzip"), "the model's 2048 positions: shorten it"),
     ],
 )
 def test_one_sentence_for_what_is_wrong(model_path, tmp_path, flags, sentence, capsys):
     import ask
 
-    paths = {"a": file(tmp_path / "a.txt"), "long": file(tmp_path / "long.txt", TEXT * 9)}
+    texts = {"a": TEXT, "half": TEXT * 2, "long": TEXT * 9}
+    paths = {name: file(tmp_path / f"{name}.txt", text) for name, text in texts.items()}
     given = [flag.format(**paths) for flag in flags]
     assert ask.main([*command(model_path)[2:], *given]) == 2
     error = capsys.readouterr().err
     assert sentence in error.splitlines()[-1] and error.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("method", ["kvzip", "expected_attention", "layerdefensivekv"])
+def test_what_was_read_for_any_question_is_saved(model, tmp_path, method):
+    document = Document.read(model, TEXT, policy(method, "0.3"))
+    (session, path), questions = (document.prompt.session, tmp_path / "book.kv"), ("one?", "two?")
+    kept = 0.3 * len(document.prompt.ids)
+    heads = document.decoder.layers * document.decoder.kv_heads
+    assert session.cache.entries == int(kept) * heads
+    document.save(path)
+    again = Document.load(path, model)
+    assert [again.ask(q, 12) for q in questions] == [document.ask(q, 12) for q in questions]
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(model_path, tmp_path):

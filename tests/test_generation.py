@@ -51,7 +51,7 @@ def test_no_more_are_begun_than_memory_holds(tiny_decoder, monkeypatch) -> None:
     running, most = [], []
     needed = memory.needed_bytes(tiny_decoder, [policy()], 75, 12)
 
-    def made(model, ids, policies, number):
+    def made(model, ids, policies, number, repetition):
         running.append(number)
         return prefill(model, ids, policies, number)
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from benchmarks import Example, Task
-from evaluation.prompting import Prompting
+from evaluation.prompting import Prompting, PromptTokens
 from kvevict.engine import decode_all, decode_together, memory, prefill
 from kvevict.engine.session import Decoder, Session
+from kvevict.errors import InputError
 from kvevict.methods import Policy
+from kvevict.repetition import Repetition
 from kvevict.tensors import Tensor
 
 
@@ -123,16 +125,10 @@ class Predictor:
         where = f"{task.name}, example {example.id}"
         reused = self._compressed[0] == (tokens.compressed, policies)
         began = time.perf_counter()
-        if self.prompting.compress == "context":
-            sessions = self._after(tokens.compressed, policies)
-        else:
-            sessions = prefill(
-                self.decoder,
-                tokens.compressed,
-                policies,
-                example.id,
-                question_tokens=tokens.question or None,
-            )
+        try:
+            sessions = self._read(task, example, tokens, policies)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         _wait(sessions[0].logits, where)
         shared = time.perf_counter() - began
         common = {
@@ -174,13 +170,32 @@ class Predictor:
         )
         return Answer(example, policy, self.prompting.tokenizer.decode(ids), row)
 
-    def _after(self, ids: list[int], policies: list[Policy]) -> list[Session]:
+    def _read(
+        self, task: Task, example: Example, tokens: PromptTokens, policies: list[Policy]
+    ) -> list[Session]:
+        """Sessions that have read what is compressed."""
+        repetition = self.prompting.repetition(task)
+        if self.prompting.compress == "context":
+            return self._after(tokens.compressed, policies, repetition)
+        return prefill(
+            self.decoder,
+            tokens.compressed,
+            policies,
+            example.id,
+            question_tokens=tokens.question or None,
+            repetition=repetition,
+        )
+
+    def _after(
+        self, ids: list[int], policies: list[Policy], repetition: Repetition
+    ) -> list[Session]:
         """Sessions that have read a context and nothing else."""
         if self._compressed[0] != (ids, policies):
             self._compressed = (None, [])  # free the last one first
             # The context itself numbers the draw: every question on it finds the same cache.
             number = zlib.crc32(repr(ids).encode())
-            self._compressed = ((ids, policies), prefill(self.decoder, ids, policies, number))
+            sessions = prefill(self.decoder, ids, policies, number, repetition=repetition)
+            self._compressed = ((ids, policies), sessions)
         return [session.fork() for session in self._compressed[1]]
 
     def _full_bytes(self, session: Session, tokens: int) -> int:

@@ -8,6 +8,7 @@ from benchmarks import Benchmark, Example, Task
 from kvevict.errors import InputError
 from kvevict.models.chat import ChatTemplate
 from kvevict.models.tokenizer import Tokenizer, added_tokens
+from kvevict.repetition import Repetition
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Prompting:
     def template(self, task: Task) -> ChatTemplate | None:
         """The chat template, where a task is asked in it."""
         return self.chat if task.chat or self.chat_everywhere else None
+
+    def repetition(self, task: Task) -> Repetition:
+        """How the model is made to repeat the context of a task, for methods that score by it."""
+        return Repetition.of(self.tokenizer, self.template(task))
 
     def last_token(self, text: str) -> int:
         """The last token of a text by itself."""

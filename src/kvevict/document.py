@@ -94,7 +94,7 @@ class Document:
                 f"positions for document, questions and answers: at most {model.max_positions - 1} "
                 "fit"
             )
-        (session,) = prefill(decoder, ids, [policy], record=True)
+        (session,) = prefill(decoder, ids, [policy], record=True, repetition=model.repetition)
         return cls(model, decoder, SavedPrompt(session, ids, describe(policy), model.identity))
 
 

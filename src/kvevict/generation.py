@@ -50,16 +50,17 @@ def generate(
     """
     if isinstance(prompts, list) and prompts and isinstance(prompts[0], int):
         return generate(model, [prompts], policy, max_new_tokens, eos, batch_size, example)[0]
+    repetition = None
     if isinstance(model, LoadedModel):
         eos = set(model.eos_ids) if eos is None else eos
-        model = model.decoder()
+        model, repetition = model.decoder(), model.repetition
     _check(model, prompts, policy, max_new_tokens, batch_size)
     waiting = deque(enumerate(prompts, start=example))
 
     def sessions() -> Iterator[Session]:
         while waiting:
             number, ids = waiting.popleft()
-            yield prefill(model, ids, [policy], number)[0]
+            yield prefill(model, ids, [policy], number, repetition=repetition)[0]
 
     def fits(running: list[Session]) -> bool:
         if batch_size is not None:

@@ -167,22 +167,22 @@ def projected_l2(values: Tensor, w_o: Tensor) -> Tensor:
         v = part.float().unsqueeze(1)
         return (v @ gram * v).sum(dim=-1)
 
-    return _by_chunks(squares, values).clamp(min=0).sqrt()
+    return by_chunks(squares, values).clamp(min=0).sqrt()
 
 
 def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
     """Σ_g ‖v_j W_O^g‖₁, float32 ``[kv_heads, N]``; shapes as for :func:`projected_l2`."""
     members = range(w_o.shape[1])
-    return _by_chunks(
+    return by_chunks(
         lambda v: sum((v @ w_o[:, member]).abs().float().sum(dim=-1) for member in members), values
     )
 
 
-def _by_chunks(f: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+def by_chunks(f: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """``f(values)``, a number for each entry, some entries at a time: ``f`` may widen them.
 
     Args:
-        values: ``[kv_heads, N, head_dim]``.
+        values: ``[kv_heads, N, head_dim]``, or keys; N above 0.
 
     Returns:
         ``[..., N]``.

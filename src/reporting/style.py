@@ -33,11 +33,16 @@ METHOD_STYLE = {
     "criticaladakv": ("#66A61E", "p"),
     "tova": ("#B02A2A", "X"),
     "scissorhands": ("#A0722D", "d"),
+    "defensivekv": ("#A05A9C", "*"),
+    "layerdefensivekv": ("#7A2E73", "H"),
+    "expected_attention": ("#1F9EA8", "1"),
+    "kvzip": ("#B8860B", "2"),
+    "keydiff": ("#4F7F3F", "3"),
     "keynorm": ("#6B7785", "h"),
     "random": ("#9AA0A6", "."),
 }
 # Of methods that are not listed here, by turns.
-SPARE_STYLES = (("#56606E", "*"), ("#A05195", "H"), ("#2F4B7C", "1"), ("#7A8F00", "4"))
+SPARE_STYLES = (("#56606E", "x"), ("#A05195", "|"), ("#2F4B7C", "+"), ("#7A8F00", "4"))
 NAMES = {
     FULL: "full cache",
     "nacl": "NACL",
@@ -52,6 +57,11 @@ NAMES = {
     "criticaladakv": "CriticalAda-KV",
     "tova": "TOVA",
     "scissorhands": "Scissorhands",
+    "defensivekv": "DefensiveKV",
+    "layerdefensivekv": "Layer-DefensiveKV",
+    "expected_attention": "Expected attention",
+    "kvzip": "KVzip",
+    "keydiff": "KeyDiff",
     "keynorm": "Key norm",
     "random": "Random",
 }

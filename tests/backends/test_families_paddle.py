@@ -22,7 +22,7 @@ from tests.tiny_families import (
 )
 
 paddle = pytest.importorskip("paddle", reason="Paddle has an environment of its own")
-METHODS = ("nacl", "laprox", "snapkv")
+METHODS = ("nacl", "laprox", "snapkv", "expected_attention", "keydiff", "defensivekv")
 THEIRS = """
 import sys, numpy, torch, transformers
 ids = torch.tensor([[int(i) for i in sys.argv[1].split()]])

@@ -26,7 +26,7 @@ from tests.tiny_families import (  # noqa: E402
     write_tokenizer,
 )
 
-METHODS = ("nacl", "laprox", "snapkv")
+METHODS = ("nacl", "laprox", "snapkv", "expected_attention", "keydiff", "defensivekv")
 
 
 def theirs(path: Path) -> transformers.PreTrainedModel:

@@ -29,7 +29,7 @@ def model() -> transformers.LlamaForCausalLM:
     return tiny()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "kvzip"])
 def test_gives_the_tokens_of_our_own_decoding(model, method: str) -> None:
     policy = build(method, min_eviction_seqlen=0)
     with evict(model, policy, example=3) as sessions:
@@ -38,6 +38,15 @@ def test_gives_the_tokens_of_our_own_decoding(model, method: str) -> None:
     assert ids == decode(own, 10)
     assert sessions[0].cache.seen == 100 + 9
     assert sessions[0].cache.entries == own.cache.entries
+
+
+def test_a_prompt_that_nobody_can_repeat_is_refused(model) -> None:
+    whole = answer(model, prompt())
+    refused = pytest.raises(InputError, match="kvzip: the model has to repeat the prompt, and how")
+    with evict(model, build("kvzip", min_eviction_seqlen=0)), refused:
+        answer(model, prompt())
+    with evict(model, build("kvzip")):
+        assert answer(model, prompt()) == whole  # it is short, and nothing is evicted
 
 
 def test_full_cache_gives_the_models_own_tokens(model) -> None:

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from kvevict import METHODS, InputError, build
 from kvevict.engine import Batch, decode, decode_all, decode_together, prefill
+from kvevict.repetition import Repetition
 from tests.engine.greedy import NEAR, alone, assert_same_tokens
 
+REPETITION = Repetition(before=[2], first=[3] * 5, later=[4] * 7, header=[9, 10])
 RARE = ["h2o", "tova", "scissorhands"]  # they evict while decoding
 
 
@@ -17,7 +19,8 @@ def start(decoder, seed: int, length: int, method: str, keep_ratio: float = 0.3)
     """A session after its prompt."""
     ids = [(seed * 7919 + i * i * 31 + i * seed) % 254 + 2 for i in range(length)]
     ratio = {} if method == "full" else {"keep_ratio": keep_ratio}
-    return prefill(decoder, ids, [build(method, min_eviction_seqlen=0, **ratio)], seed)[0]
+    policy = build(method, min_eviction_seqlen=0, **ratio)
+    return prefill(decoder, ids, [policy], seed, repetition=REPETITION)[0]
 
 
 rows = st.lists(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kvevict import METHODS, AdaKV, SnapKV, build
+from kvevict import METHODS, AdaKV, InputError, SnapKV, build
 from kvevict.engine import decode
 from kvevict.methods import Composition
 from kvevict.methods.nacl import ProxyScore
@@ -15,7 +15,8 @@ from kvevict.methods.parts import LayerShared, TopK
 from tests.methods.brute import Prompt, choose, grow, held, kept, pool, run, shrink
 
 MERGING = 10  # a seed whose heads of unequal budgets come to equal lengths
-EVICTING = [method for method in METHODS if method != "full"]
+PROMPT_ONLY = [name for name in METHODS if build(name).scorer.prompt_only]
+EVICTING = [method for method in METHODS if method not in ("full", *PROMPT_ONLY)]
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.4, 1.0])
@@ -36,6 +37,15 @@ def test_every_head_stays_within_its_budget_and_the_slack(method: str, drop: flo
             reached |= {index} if layer.lengths == lowest[index] else set()
     assert session.cache.seen == 140
     assert reached == {0, 1}
+
+
+def test_a_scorer_of_prompts_does_not_go_on() -> None:
+    assert PROMPT_ONLY == ["defensivekv", "layerdefensivekv", "expected_attention", "kvzip"]
+    for method in PROMPT_ONLY:
+        with pytest.raises(InputError, match=f"and {method} cannot go on evicting while decoding"):
+            build(method, decode_slack=5)
+    with pytest.raises(InputError, match="ReconstructionScore scores a prompt alone"):
+        build("h2o", scorer="kvzip")
 
 
 def test_small_heads_count_as_much_as_the_first() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import paddle
 import pytest
 
-from kvevict import METHODS, InputError, build
+from kvevict import METHODS, InputError, build, engine
 from kvevict.backends.paddle.decoder import PaddleDecoder
-from kvevict.engine import decode, decode_together, prefill, prefilling
+from kvevict.engine import decode, decode_together, prefilling
+from kvevict.repetition import Repetition
 from tests.rounding import assert_same
+
+REPETITION = Repetition(before=[2], first=[3] * 5, later=[4] * 7, header=[9, 10])
+prefill = partial(engine.prefill, repetition=REPETITION)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from kvevict import METHODS, build
 from kvevict.engine import prefill
-from tests.methods.brute import Prompt, kept, run
+from tests.methods.brute import REPETITION, Prompt, kept, run
 
-SMALL = {"window_size": 5, "kernel_size": 3, "recent": 3, "n_sink": 2, "history_window": 20}
+SMALL = {
+    "window_size": 5, "kernel_size": 3, "recent": 3, "n_sink": 2, "history_window": 20,
+    "chunk_size": 50, "n_future_positions": 16,
+}  # fmt: skip
 WITHOUT_RATIO = ("full",)
+# Methods that score a prompt alone, and so do not go on evicting while decoding.
+PROMPT_ONLY = {
+    "expected_attention": {},
+    "kvzip": {"chunk_size": 50},
+    "defensivekv": {"window_size": 5},
+    "layerdefensivekv": {"window_size": 5},
+}
 
 
 def policies(size: dict, **common) -> list:
@@ -23,6 +33,8 @@ def policies(size: dict, **common) -> list:
     common["min_eviction_seqlen"] = 0
     result = []
     for method in METHODS:
+        if method in PROMPT_ONLY and "decode_slack" in common:
+            continue
         accepted = {field.name for field in fields(METHODS[method])}
         own = {name: value for name, value in SMALL.items() if name in accepted}
         if method not in WITHOUT_RATIO:
@@ -57,7 +69,7 @@ def test_exact_budget_order_protection_and_bytes(
     prompt = Prompt(seed, n, layers, kv_heads, group, d=4, hidden=4)
     chosen = policies({"budget": size} if in_entries else {"keep_ratio": size / 100})
     kept_of_each = min(n, size) if in_entries else max(1, n * size // 100)
-    sessions = prefill(prompt, [1] * n, chosen, record=True)
+    sessions = prefill(prompt, [1] * n, chosen, record=True, repetition=REPETITION)
     for policy, session in zip(chosen, sessions):
         budget = n if policy.name == "full" else kept_of_each
         assert policy.entries(n) == budget
@@ -126,9 +138,12 @@ def test_scores_that_are_not_finite_name_layer_and_method(method: str, bad: floa
 def test_one_prefill_serves_several_policies_as_runs_of_their_own_would() -> None:
     prompt = Prompt(5, 150, more=6)
     together = policies({"keep_ratio": 0.2}, decode_slack=2)
-    sessions = prefill(prompt, [1] * prompt.n, together, example=4)
+    together += [build(method, keep_ratio=r, min_eviction_seqlen=0, **PROMPT_ONLY[method])
+                 for method in PROMPT_ONLY for r in (0.2, 0.4)]  # fmt: skip
+    given = {"example": 4, "repetition": REPETITION}
+    sessions = prefill(prompt, [1] * prompt.n, together, **given)
     for policy, session in zip(together, sessions):
-        alone = prefill(prompt, [1] * prompt.n, [policy], example=4)[0]
+        alone = prefill(prompt, [1] * prompt.n, [policy], **given)[0]
         for one in (alone, session):
             one.extend([1])
             one.extend([1] * 5)

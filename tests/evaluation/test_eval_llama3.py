@@ -218,7 +218,7 @@ def test_a_run_that_evicts_nothing_says_why(evaluate, flags, capsys):
         assert "*" not in out, "the prefill was this setting's own"
 
 
-@pytest.mark.parametrize("method", ["nacl", "h2o", "tova"])
+@pytest.mark.parametrize("method", ["nacl", "h2o", "tova", "kvzip", "expected_attention"])
 def test_questions_on_one_context_share_its_compressed_cache(
     evaluate, predictions, prefills, tmp_path, method
 ):
@@ -250,6 +250,19 @@ def test_questions_on_one_context_share_its_compressed_cache(
         assert row["cache_entries"] == kept and row["cache_bytes"] == kept * tiny.ENTRY_BYTES
         assert row["prompt_tokens"] > len(ids)
         assert row["full_cache_bytes"] == len(ids) * tiny.KV_HEADS * tiny.LAYERS * tiny.ENTRY_BYTES
+
+
+def test_a_prompt_that_leaves_no_positions_to_repeat_it_is_told(evaluate, tmp_path):
+    text = {"context": "x" * 1200, "input": "y", "answer": "1"}
+    tiny.write_lines(tmp_path / "data" / "passkey.jsonl", {**text, "context": "x" * 600}, text)
+    flags = [f"--data_dir={tmp_path / 'data'}", "--task=passkey", "--method=kvzip"]
+    error = evaluate(*flags, "--compress=context", status=2)
+    assert "error: passkey, example 1: kvzip: a prompt of 1" in error
+    assert f"of the model's {tiny.POSITIONS} positions: shorten it" in error
+    (done,) = (tmp_path / "out").glob("*/preds_passkey.jsonl")
+    assert [row["id"] for row in rows(done)] == [0]
+    evaluate(*flags, "--compress=context", "--max_length=700")
+    evaluate(*flags, "--max_length=700")
 
 
 def test_the_full_cache_is_the_same_in_both_modes(evaluate, predictions):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-longctx"
 LENGTHS = {"passkey": 350, "needle": 600, "number_string": 1100}
 LIMIT = 300  # seconds; a process that hangs fails the test
-METHODS = ("full", "nacl", "snapkv", "adakv", "laprox")
+METHODS = ("full", "nacl", "snapkv", "adakv", "laprox", "expected_attention", "kvzip")
 
 
 def start(

@@ -1,7 +1,8 @@
 """What the policies are held to: given tensors in place of a model, and choices in float64.
 
 `Prompt` is a decoder whose queries, keys and values at every layer and position are given, so
-eviction runs on the real path (`prefill`, `Session.extend`) and brute force knows its inputs.
+eviction runs on the real path (`prefill`, `Session.extend`) and brute force knows its inputs. The
+tensors are Paddle's, or PyTorch's where that is the framework at hand.
 """
 
 from __future__ import annotations
@@ -9,11 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import paddle
+
+try:
+    import paddle as framework
+except ImportError:
+    import torch as framework
 
 from kvevict.engine import prefill
 from kvevict.engine.session import Session
 from kvevict.methods import Policy
+from kvevict.repetition import Repetition
+
+REPETITION = Repetition(before=[], first=[5] * 3, later=[6] * 4, header=[7] * 2)
+
+
+def tensor(x: np.ndarray):
+    """An array in the framework at hand."""
+    return getattr(framework, "to_tensor", framework.tensor)(x)
 
 
 class Prompt:
@@ -50,27 +63,31 @@ class Prompt:
         v = self.v[layer, :, None, : self.n].astype(np.float64)
         return v @ self.w_o[layer].astype(np.float64)
 
-    # The rest is kvevict.engine.session.Decoder.
+    # The rest is kvevict.engine.session.Decoder. Tokens beyond all are the first ones over again.
     def embed(self, ids):
-        return paddle.zeros([1, len(ids), 1])
+        return framework.zeros([1, len(ids), 1])
 
     def project(self, layer, hidden, start):
-        span = slice(start, start + hidden.shape[1])
-        return tuple(paddle.to_tensor(x[layer, None, :, span]) for x in (self.q, self.k, self.v))
+        rows = np.arange(start, start + hidden.shape[1]) % self.q.shape[2]
+        return tuple(tensor(x[layer][None][:, :, rows]) for x in (self.q, self.k, self.v))
+
+    def rotary(self, layer, start, tokens):
+        return None
 
     def finish_layer(self, layer, hidden, mixed):
         return hidden
 
     def logits(self, hidden):
-        return paddle.zeros([1])
+        return framework.zeros([1])
 
     def output_projection(self, layer):
-        return paddle.to_tensor(self.w_o[layer])
+        return tensor(self.w_o[layer])
 
 
 def run(policy: Policy, prompt: Prompt, example: int = 0) -> Session:
     """The session after the prompt, positions recorded."""
-    return prefill(prompt, [1] * prompt.n, [policy], example, record=True)[0]
+    ids = [1] * prompt.n
+    return prefill(prompt, ids, [policy], example, record=True, repetition=REPETITION)[0]
 
 
 def kept(session: Session, prompt: Prompt) -> list[list[list[int]]]:

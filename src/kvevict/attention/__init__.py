@@ -5,12 +5,31 @@ from __future__ import annotations
 from ..ops import flash_applies
 from ..tensors import Tensor
 from . import blockwise, flash
-from .base import ColumnStatistic, Output, Statistic, WindowRows
+from .base import (
+    ColumnStatistic,
+    Moments,
+    Output,
+    QueryMoments,
+    RepeatedChunks,
+    Statistic,
+    Weights,
+    WindowRows,
+)
 
-__all__ = ["ColumnStatistic", "Output", "Statistic", "WindowRows", "attend"]
+__all__ = [
+    "ColumnStatistic",
+    "Moments",
+    "Output",
+    "QueryMoments",
+    "RepeatedChunks",
+    "Statistic",
+    "Weights",
+    "WindowRows",
+    "attend",
+]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[Statistic, ...] = ()) -> Output:
+def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[Weights, ...] = ()) -> Output:
     """Attention over a whole prompt, in O(N) memory, by the fastest backend for its device.
 
     Args:

@@ -61,10 +61,60 @@ class WindowRows:
         return max(0, tokens - self.rows)
 
 
-# What a scorer may ask for. Another kind, such as moments of the queries or the weights of tokens
-# that are not the prompt's, is a frozen dataclass beside these two: ``attend`` or the prefill makes
-# it on its way through a layer, and decoding says how it goes on.
-Statistic = Union[ColumnStatistic, WindowRows]
+@dataclass(frozen=True)
+class QueryMoments:
+    """Mean and covariance of the prompt's queries before RoPE, of each query head: see `Moments`.
+
+    What questions will look like that nobody has asked. Of a prompt alone: decoding adds nothing.
+
+    Attributes:
+        skip: first tokens that take no part; the last token does in any case.
+    """
+
+    skip: int = 4
+
+    def __post_init__(self) -> None:
+        if type(self.skip) is not int or self.skip < 0:
+            raise InputError(f"the tokens that moments skip are a number from 0, not {self.skip!r}")
+
+
+@dataclass(frozen=True)
+class RepeatedChunks:
+    """How strongly a prompt is attended to by a model that repeats it (KVzip, arXiv 2505.23416).
+
+    The prompt is followed, once for each of its chunks, by the instruction to repeat it and by the
+    chunk. The weights of all these tokens are a softmax over the sinks, the entries of that chunk
+    and the repeated tokens so far; an entry's value is the largest, over rows and the group's
+    heads. Of a prompt alone: decoding adds nothing.
+
+    Attributes:
+        size: tokens of a chunk.
+        n_sink: sinks are at least so many first entries, and all before the context begins.
+    """
+
+    size: int = 2000
+    n_sink: int = 4
+
+    def __post_init__(self) -> None:
+        _check_rows(self.size or 0)
+
+
+class Moments(NamedTuple):
+    """What `QueryMoments` asks for.
+
+    Attributes:
+        mean: float32 ``[kv_heads, group, head_dim]``.
+        covariance: over the number of queries, ``[kv_heads, group, head_dim, head_dim]``.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+# What a scorer may ask for. ``attend`` makes the first two on its way and decoding goes on with
+# them; the others are the prefill's. A further kind is a frozen dataclass beside these.
+Weights = Union[ColumnStatistic, WindowRows]
+Statistic = Union[Weights, QueryMoments, RepeatedChunks]
 
 
 def _check_rows(rows: int | None) -> None:
@@ -79,14 +129,14 @@ class Output(NamedTuple):
         out: ``[batch, query_heads, tokens, head_dim]``.
         lse: natural logarithm of the sum of exponentials of the scaled scores, float32
             ``[batch, query_heads, tokens]``.
-        columns: for each statistic asked for, float32 ``[batch, kv_heads, keys]``, or
+        columns: for each of the weights asked for, float32 ``[batch, kv_heads, keys]``, or
             ``[batch, query_heads, keys]`` where it is not ``per_kv_head``; window rows are
             ``[batch, query_heads, rows, keys]``.
     """
 
     out: Tensor
     lse: Tensor
-    columns: dict[Statistic, Tensor]
+    columns: dict[Weights, Tensor]
 
 
 def check(q: Tensor, k: Tensor, v: Tensor) -> None:

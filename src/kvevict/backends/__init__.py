@@ -28,6 +28,7 @@ from kvevict.models.families import by_class
 from kvevict.models.identity import model_identity
 from kvevict.models.source import read_checkpoint
 from kvevict.models.tokenizer import Tokenizer
+from kvevict.repetition import Repetition
 
 DTYPES = ("float32", "bfloat16", "float16")
 FRAMEWORKS = {"paddle": ("paddle", "paddlenlp"), "pytorch": ("torch", "transformers")}
@@ -102,6 +103,11 @@ class LoadedModel:
     def identity(self) -> dict[str, str]:
         """What tells the model from others: :func:`~kvevict.models.identity.model_identity`."""
         return model_identity(self.path, self.source)
+
+    @cached_property
+    def repetition(self) -> Repetition:
+        """How it is made to repeat a context, which KVzip scores by."""
+        return Repetition.of(self.tokenizer, self.chat)
 
     def decoder(self) -> Decoder:
         """The model taken apart for :mod:`kvevict.engine`."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ..attention import Statistic
+from ..attention import Statistic, Weights
 from ..errors import InputError
+from ..methods import Scorer
 from ..tensors import Tensor, namespace
 
 
@@ -47,13 +48,18 @@ class Checks:
             if not holds:
                 raise error
 
-    def statistics(self, scorer: object, found: Any) -> tuple:
-        """What a scorer asks attention for."""
+    def statistics(self, scorer: Scorer, found: Any) -> tuple:
+        """What a scorer asks the prefill for."""
         kinds = get_args(Statistic)
         if not isinstance(found, tuple) or not all(isinstance(each, kinds) for each in found):
             names = " and ".join(kind.__name__ for kind in kinds)
             raise self.refuse(
                 f"{_name(scorer)}.statistics must return a tuple of {names}, not {found!r}"
+            )
+        of_prompts = [each for each in found if not isinstance(each, get_args(Weights))]
+        if of_prompts and not scorer.prompt_only:
+            raise self.refuse(
+                f"{_name(scorer)} asks for {_name(of_prompts[0])} and must say prompt_only = True"
             )
         return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from copy import copy
 
-from ..attention import ColumnStatistic, Statistic, WindowRows
+from ..attention import ColumnStatistic, Weights, WindowRows
 from ..cache import LayerCache
 from ..methods import LayerView
 from ..ops import nonzero
@@ -73,6 +73,7 @@ class DecodeEviction:
                 values=values,
                 w_o=w_o[heads],
                 noise_keys=noise_keys[heads],
+                prompt=self.eviction.prompt,
             )
             masks.append(self._choose(view, layer, targets[heads.start]).reshape(-1))
         mask = namespace(held.keys).cat(masks, dim=0)
@@ -87,7 +88,7 @@ class DecodeEviction:
         return mask
 
 
-def _by_head(rows: Tensor, statistic: Statistic, heads: int, group: int) -> Tensor:
+def _by_head(rows: Tensor, statistic: Weights, heads: int, group: int) -> Tensor:
     """Rows of heads that hold equally much as a scorer wants them (:class:`LayerView`)."""
     columns = rows.reshape(heads, -1, rows.shape[-1]).swapaxes(-1, -2)
     if isinstance(statistic, WindowRows):
@@ -95,7 +96,7 @@ def _by_head(rows: Tensor, statistic: Statistic, heads: int, group: int) -> Tens
     return columns.squeeze(1) if statistic.per_kv_head else columns
 
 
-def _grown(statistic: Statistic, column: Tensor, weights: list[Tensor]) -> Tensor:
+def _grown(statistic: Weights, column: Tensor, weights: list[Tensor]) -> Tensor:
     """A statistic of all entries held, the new rows' own among them.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..attention import RepeatedChunks
 from ..environment import free_host_bytes
 from ..methods import Policy
 from ..tensors import Tensor, namespace
@@ -35,7 +36,16 @@ def needed_bytes(model: Decoder, policies: list[Policy], tokens: int, new_tokens
     # The hidden state before and after the layer and while it is joined; queries, keys and values
     # by chunks and joined, and attention's result. A chunk's MLP is some times as wide.
     layer = tokens * (4 * hidden + 3 * head_dim * kv_heads * (group + 2))
+    if any(_repeats(policy, tokens) for policy in policies):
+        # The chunks' hidden states, and keys and values once more with a chunk's behind them.
+        layer += tokens * 2 * (hidden + head_dim * kv_heads)
     return w_o.element_size() * (cache + layer + 16 * hidden * min(tokens, CHUNK))
+
+
+def _repeats(policy: Policy, tokens: int) -> bool:
+    """Whether a prompt of so many tokens is repeated for a policy."""
+    asked = policy.scorer.statistics(policy.shape(tokens))
+    return policy.entries(tokens) < tokens and any(isinstance(s, RepeatedChunks) for s in asked)
 
 
 def free_bytes(like: Tensor) -> int | None:

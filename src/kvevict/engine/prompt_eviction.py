@@ -9,7 +9,7 @@ from math import prod
 from typing import Callable
 
 from .. import noise
-from ..attention import Statistic
+from ..attention import Moments, Statistic
 from ..cache import KVCache, LayerCache
 from ..methods import LayerView, Policy
 from ..ops import nonzero, top_k
@@ -27,10 +27,11 @@ class Eviction:
         example: counts into the noise of the policies that draw.
         record: note which positions are kept.
         question_tokens: how many of the prompt's last tokens are the question, where that is known.
+        prefix_tokens: how many of its first tokens come before the context.
 
     Attributes:
         cache: where the kept entries go.
-        statistics: what attention has to report; empty where nothing will be evicted.
+        statistics: what the prefill has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
 
     Raises:
@@ -46,13 +47,14 @@ class Eviction:
         example: int = 0,
         record: bool = False,
         question_tokens: int | None = None,
+        prefix_tokens: int = 0,
     ) -> None:
         self.policy, self.n, self.layers, self.kv_heads = policy, n, layers, kv_heads
         self.example, self.record = example, record
         self.scorer, self.allocator, self.selector = (
             policy.scorer, policy.allocator, policy.selector
         )  # fmt: skip
-        self.prompt = policy.shape(n, question_tokens)
+        self.prompt = policy.shape(n, question_tokens, prefix_tokens)
         self.cache = KVCache(seen=n)
         self.budget = policy.entries(n)
         self.active = self.budget < n
@@ -75,14 +77,14 @@ class Eviction:
 
         Args:
             scored: the layer's scores so far, shared by the policies that run on one prefill: those
-                with the same scorer and seed score once.
+                with the same scorer and seed score once, unless the budget changes the scores.
         """
         layer = len(self.cache.layers)
         if not self.active:
             self._store(view)
             return
         scored = {} if scored is None else scored
-        key = (self.scorer, self.policy.seed)
+        key = (self.scorer, self.policy.seed, self.prompt if self.scorer.by_budget else None)
         if key not in scored:
             scored[key] = self.score(view, layer)
         scores = scored[key]
@@ -146,7 +148,7 @@ class Eviction:
         candidates = scores[:, span]
         inner = replace(
             view,
-            statistics=tuple(statistic[..., span] for statistic in view.statistics),
+            statistics=tuple(_of_entries(statistic, span) for statistic in view.statistics),
             keys=view.keys[:, span],
             values=view.values[:, span],
             replace_nonfinite=partial(self._replace_nonfinite, layer),
@@ -209,6 +211,11 @@ class Eviction:
         for index, layer in enumerate(self.cache.layers):
             first, last = index * self.kv_heads, (index + 1) * self.kv_heads
             layer.keep(rows[bounds[first] : bounds[last]], kept[first:last], ends[first])
+
+
+def _of_entries(statistic: Tensor | Moments, span: slice) -> Tensor | Moments:
+    """A statistic of some entries; moments are of no entries."""
+    return statistic if isinstance(statistic, Moments) else statistic[..., span]
 
 
 def _by_entry(statistic: Tensor) -> Tensor:

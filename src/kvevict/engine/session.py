@@ -8,6 +8,7 @@ from typing import Protocol, Union
 from ..attention.cached import attend_cached
 from ..cache import KVCache
 from ..errors import InputError
+from ..rotary import Tables
 from ..tensors import Tensor
 from .decode_eviction import DecodeEviction
 
@@ -38,6 +39,12 @@ class Decoder(Protocol):
         Args:
             start: the first token's position, of each sequence where they differ; on PyTorch it
                 may be int64 ``[batch]`` on the device, where a CUDA graph finds it.
+        """
+
+    def rotary(self, layer: int, start: int, tokens: int) -> Tables:
+        """RoPE's tables for ``tokens`` positions, float32 ``[tokens, head_dim]`` each.
+
+        As :meth:`project` applies them; None for a layer without RoPE. See :mod:`kvevict.rotary`.
         """
 
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:

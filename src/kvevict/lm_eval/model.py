@@ -73,7 +73,7 @@ class KVEvict(TemplateLM):
         self._checkpoint = read_checkpoint(str(pretrained))
         self._loaded = load(self._checkpoint, dtype, device, framework)
         self._delimiter = fewshot_delimiter
-        self._prompts, self._number = Prompts(self._loaded.decoder(), [policy]), 0
+        self._prompts, self._number = self._under([policy]), 0
 
     @property
     def policy(self) -> Policy:
@@ -92,10 +92,13 @@ class KVEvict(TemplateLM):
         asked the same.
         """
         models = [copy(self) for _ in policies]
-        prompts = Prompts(self._loaded.decoder(), policies)
+        prompts = self._under(policies)
         for number, model in enumerate(models):
             model._prompts, model._number = prompts, number
         return models
+
+    def _under(self, policies: Sequence[Policy]) -> Prompts:
+        return Prompts(self._loaded.decoder(), policies, self._loaded.repetition)
 
     @property
     def eot_token_id(self) -> int:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..engine import Decoder, Session, prefill
 from ..methods import Policy
+from ..repetition import Repetition
 from .kept import Kept
 
 
@@ -36,16 +37,19 @@ class Prompts:
     Args:
         decoder: the model.
         policies: at least one.
+        repetition: as of :func:`kvevict.prefill`.
 
     Attributes:
         policies: as given.
         kept: what each kept so far.
     """
 
-    def __init__(self, decoder: Decoder, policies: Sequence[Policy]) -> None:
+    def __init__(
+        self, decoder: Decoder, policies: Sequence[Policy], repetition: Repetition | None = None
+    ) -> None:
         self.policies = list(policies)
         self.kept = [Kept() for _ in policies]
-        self._decoder = decoder
+        self._decoder, self._repetition = decoder, repetition
         self._known: list[dict[Asked, Any]] = [{} for _ in policies]
 
     def answers(
@@ -82,7 +86,14 @@ class Prompts:
         ids = np.frombuffer(prompt, dtype="<i4").tolist()
         # The same prompt draws the same, whatever else is asked in which order.
         example = zlib.crc32(prompt)
-        sessions = prefill(self._decoder, ids, self.policies, example, question_tokens=question)
+        sessions = prefill(
+            self._decoder,
+            ids,
+            self.policies,
+            example,
+            question_tokens=question,
+            repetition=self._repetition,
+        )
         for kept, session in zip(self.kept, sessions):
             kept.add(len(ids), question, session)
         return sessions

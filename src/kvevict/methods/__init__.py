@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from ..attention import ColumnStatistic, WindowRows
+from ..attention import ColumnStatistic, QueryMoments, RepeatedChunks, WindowRows
 from .adakv import AdaKV
 from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .criticalkv import CriticalAdaKV, CriticalKV
+from .defensivekv import DefensiveKV, LayerDefensiveKV
+from .expected_attention import ExpectedAttention
 from .full import Full
 from .h2o import H2O
+from .keydiff import KeyDiff
 from .keynorm import KeyNorm
+from .kvzip import KVzip
 from .laprox import LaProx
 from .nacl import NACL
 from .nacl_paper import NACLPaper
@@ -34,15 +38,22 @@ __all__ = [
     "Composition",
     "CriticalAdaKV",
     "CriticalKV",
+    "DefensiveKV",
+    "ExpectedAttention",
     "Full",
+    "KVzip",
+    "KeyDiff",
     "KeyNorm",
     "LaProx",
+    "LayerDefensiveKV",
     "LayerView",
     "NACLPaper",
     "Policy",
     "PromptShape",
     "PyramidKV",
+    "QueryMoments",
     "Random",
+    "RepeatedChunks",
     "Scissorhands",
     "Scorer",
     "Selector",

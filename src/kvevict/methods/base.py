@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar, Literal
 
-from ..attention import Statistic
+from .. import budget
+from ..attention import Moments, Statistic
 from ..errors import InputError
 from ..tensors import Tensor
 from .settings import Settings
@@ -33,11 +34,19 @@ class PromptShape:
         tokens: N.
         keep: share of its entries that are kept on average, in (0, 1], exact.
         question_tokens: how many of its last tokens are the question; None where nobody said.
+        prefix_tokens: how many of its first tokens come before the context, such as a system
+            prompt; 0 where nobody said.
     """
 
     tokens: int
     keep: Fraction
     question_tokens: int | None = None
+    prefix_tokens: int = 0
+
+    @property
+    def entries(self) -> int:
+        """Entries that a kv head keeps on average, protected ones included."""
+        return budget.per_head(self.tokens, self.keep)
 
 
 @dataclass(frozen=True)
@@ -48,26 +57,44 @@ class LayerView:
         statistics: what the scorer asked for, in its order, float32. A
             :class:`~kvevict.attention.ColumnStatistic` is ``[kv_heads, N]``, or ``[kv_heads, group,
             N]`` where not ``per_kv_head``; :class:`~kvevict.attention.WindowRows` are ``[kv_heads,
-            group, rows, N]``.
+            group, rows, N]``; :class:`~kvevict.attention.RepeatedChunks` ``[kv_heads, N]``;
+            :class:`~kvevict.attention.QueryMoments` :class:`~kvevict.attention.Moments`.
         keys, values: ``[kv_heads, N, head_dim]``, keys with RoPE applied, in the model's type.
         w_o: the output projection's rows for each query head, grouped by kv head:
             ``[kv_heads, group, head_dim, hidden]``.
         noise_keys: one 32-bit key for each kv head, for :mod:`kvevict.noise`.
+        prompt: what is known of the prompt.
+        rotate_ahead: ``rotate_ahead(x, positions)`` is float32 ``x [..., head_dim]`` as this
+            layer's RoPE will turn it on average over the positions that follow the prompt. None
+            while decoding.
         replace_nonfinite: for selectors that score again: ``replace_nonfinite("values", x)`` is x
             with 0 for what is not finite. Nothing waits for it; the eviction raises an error at its
             end.
     """
 
-    statistics: tuple[Tensor, ...]
+    statistics: tuple[Tensor | Moments, ...]
     keys: Tensor
     values: Tensor
     w_o: Tensor
     noise_keys: list[int]
+    prompt: PromptShape | None = None
+    rotate_ahead: Callable[[Tensor, int], Tensor] | None = None
     replace_nonfinite: Callable[[str, Tensor], Tensor] | None = None
 
 
 class Scorer(Settings):
-    """Importance of every entry of a layer."""
+    """Importance of every entry of a layer.
+
+    Attributes:
+        prompt_only: whether it can score a prompt alone, and not go on while decoding: so it is
+            with :class:`~kvevict.attention.QueryMoments` and
+            :class:`~kvevict.attention.RepeatedChunks`.
+        by_budget: whether scores depend on ``view.prompt``; otherwise policies that differ in their
+            budgets share them.
+    """
+
+    prompt_only: ClassVar[bool] = False
+    by_budget: ClassVar[bool] = False
 
     def statistics(self, prompt: PromptShape) -> tuple[Statistic, ...]:
         """What attention has to report for this prompt. Nothing, unless overridden.

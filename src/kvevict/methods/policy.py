@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any, ClassVar, Optional
 
-from .. import budget
 from ..budget import Ratio
 from ..errors import InputError
 from .base import Allocator, PromptShape, Scorer, Selector
@@ -92,16 +91,18 @@ class Policy(Settings):
         """That of NACL's release, and 0 beside a budget in entries."""
         return 2048 if budget is None else 0
 
-    def shape(self, tokens: int, question_tokens: int | None = None) -> PromptShape:
+    def shape(
+        self, tokens: int, question_tokens: int | None = None, prefix_tokens: int = 0
+    ) -> PromptShape:
         """What this policy's parts are told of a prompt of ``tokens`` tokens."""
         keep = self.keep_ratio.exact if self.budget is None else Fraction(self.budget, tokens)
-        return PromptShape(tokens, min(keep, Fraction(1)), question_tokens)
+        return PromptShape(tokens, min(keep, Fraction(1)), question_tokens, prefix_tokens)
 
     def entries(self, tokens: int) -> int:
         """Entries per kv head, on average, that are kept of a prompt of ``tokens`` tokens."""
         if tokens <= self.min_eviction_seqlen:
             return tokens
-        return budget.per_head(tokens, self.shape(tokens).keep)
+        return self.shape(tokens).entries
 
     def _default(self, name: str, value: Any) -> None:
         if getattr(self, name) is None:
@@ -116,6 +117,11 @@ class Policy(Settings):
                     f"not a {type(part).__name__}"
                 )
             check_frozen(type(part))
+        if self.scorer.prompt_only and self.decode_slack is not None:
+            raise InputError(
+                f"{type(self.scorer).__name__} scores a prompt alone, and {self.name} cannot go on "
+                "evicting while decoding: leave decode_slack out"
+            )
         if self.allocator.scope == "model" and not self.selector.takes_highest:
             raise InputError(
                 "a model-wide allocation ranks entries by importance alone: it goes with a "

@@ -11,6 +11,7 @@ from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
+from ...rotary import Tables
 from ...tensors import Tensor, integers
 from ..common import Rotations
 from .build import ExactRotary
@@ -46,8 +47,8 @@ class PaddleDecoder(Decoder):
         self.head_dim = config.hidden_size // config.num_attention_heads
         # PaddleNLP's own tables know no YaRN, and reach no farther for it.
         self.max_positions = max_positions({**config.to_dict(), "rope_scaling": None})
-        rotary = self._layer(0).self_attn.rotary_emb
-        self._rotations = Rotations(self.layers, partial(_tables, rotary))
+        self._rotary = self._layer(0).self_attn.rotary_emb
+        self._rotations = Rotations(self.layers, partial(_tables, self._rotary))
 
     def _layer(self, layer: int) -> paddle.nn.Layer:
         return self.model.base_model.layers[layer]
@@ -73,6 +74,11 @@ class PaddleDecoder(Decoder):
             _rotate(k.swapaxes(1, 2), cos, sin),
             v.swapaxes(1, 2),
         )
+
+    @paddle.no_grad()
+    def rotary(self, layer: int, start: int, tokens: int) -> Tables:
+        like = self._layer(layer).self_attn.o_proj.weight
+        return tuple(x.astype("float32") for x in _tables(self._rotary, start, tokens, like))
 
     @paddle.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:

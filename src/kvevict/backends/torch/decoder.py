@@ -11,6 +11,7 @@ from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
+from ...rotary import Tables
 from ...tensors import Tensor
 from ..common import Rotations
 
@@ -40,6 +41,7 @@ class TorchDecoder(Decoder):
         scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
         self.max_positions = max_positions({**config.to_dict(), "rope_scaling": scaling})
         self._qk_norm, self._nope = family.qk_norm, family.nope
+        self._rotary = rotary
         self._rotations = Rotations(self.layers, partial(_tables, rotary))
 
     def _layer(self, layer: int) -> torch.nn.Module:
@@ -68,6 +70,16 @@ class TorchDecoder(Decoder):
         if self._nope and not attention.use_rope:
             return q, k, v
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+    @torch.no_grad()
+    def rotary(self, layer: int, start: int, tokens: int) -> Tables:
+        attention = self._layer(layer).self_attn
+        if self._nope and not attention.use_rope:
+            return None
+        like = attention.o_proj.weight
+        cos, sin = (x[0].float() for x in _tables(self._rotary, start, tokens, like))
+        first, second = sin.chunk(2, dim=-1)
+        return cos, torch.cat([-first, second], dim=-1)
 
     @torch.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
