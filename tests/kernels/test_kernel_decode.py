@@ -69,12 +69,14 @@ def dense_head(q, keys, values):
     return scores.softmax(-1) @ values.double()
 
 
-def arguments(held: list[Held], more: int = 0) -> tuple:
+def arguments(held: list[Held], more: int = 0, entries: int | None = None) -> tuple:
     """What the kernel is told of these sequences, with some chunks and capacity to spare."""
     table = torch.cat([one.table() for one in held], dim=1)
     tails = torch.tensor([one.tail_len for one in held], dtype=torch.int32, device=DEVICE)
-    chunks = kernels.count_chunks(length for one in held for length in one.lengths)
-    return table, tails, chunks + more, max(one.capacity for one in held) + 700 * more
+    lengths = (length for one in held for length in one.lengths)
+    entries, count = kernels.count_chunks(lengths, entries)
+    chunks = kernels.Chunks(entries, count + more)
+    return table, tails, chunks, max(one.capacity for one in held) + 700 * more
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -87,6 +89,20 @@ def test_ragged_heads_match_dense_attention(case, dtype):
     got = kernels.decode_attention(q, *arguments(held))
     assert error(got, expected) < TOLERANCE[dtype]
     assert torch.equal(got, kernels.decode_attention(q, *arguments(held, more=3)))
+    got = kernels.decode_attention(q, *arguments(held, entries=320))
+    assert error(got, expected) < TOLERANCE[dtype]
+
+
+def test_chunks_are_as_many_as_run_at_a_time():
+    """Whatever the heads hold: no more entries to a program than there need be, no less work."""
+    assert kernels.count_chunks([]) == (128, 0)
+    assert kernels.count_chunks([0, 1, 129]) == (128, 3)
+    for lengths in ([13107] * 8, [60000, 30, 9000, 77, 20000, 0, 5, 1]):
+        entries, count = kernels.count_chunks(lengths)
+        assert entries % 64 == 0 and 200 < count <= 264 + len(lengths)
+        assert (count - len(lengths)) * entries <= sum(lengths) <= count * entries
+        assert kernels.count_chunks(lengths, 1024).count == sum(-(-n // 1024) for n in lengths)
+    assert kernels.count_chunks([131072] * 8) == (1024, 1024)  # more would be more to combine
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -37,7 +37,7 @@ class Table:
         self._held: list[tuple[ref, int] | None] = [None] * places
         self._capacities = [1] * places
         self._spare = spare
-        self.launch: tuple[list[int], int] = ([0] * layers, 1)
+        self.launch = ([kernels.Chunks(1, 0)] * layers, 1)
 
     def put(self, caches: list[KVCache | None]) -> None:
         """Have these caches in the places, None in a free one; each is given room for a token."""
@@ -49,20 +49,33 @@ class Table:
             self._rows[:] = integers(flat, self._rows.dtype, like=self._rows)
             self._make_launch(flat[:, 4].tolist())
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tail_lens: Tensor) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tail_lens: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Write a token to each tail, and attend.
 
         Args:
             q, k, v: ``[places, heads, 1, head_dim]``.
             tail_lens: int32 ``[places]``, the new token included.
+            rope: tables by which queries and keys are still to be turned, see
+                :meth:`~kvevict.engine.session.Decoder.unturned`.
 
         Returns:
             ``[places · query_heads, 1, head_dim]``.
         """
         head_dim, rows = q.shape[-1], self._rows[layer]
-        kernels.append(k.reshape(-1, head_dim), v.reshape(-1, head_dim), rows, tail_lens)
+        if rope:
+            q = kernels.turn_and_append(q, k, v, *rope, rows, tail_lens)
+        else:
+            kernels.append(k.reshape(-1, head_dim), v.reshape(-1, head_dim), rows, tail_lens)
+            q = q.reshape(-1, 1, head_dim)
         chunks, capacity = self.launch
-        q = q.reshape(-1, 1, head_dim)
         return kernels.decode_attention(q, rows, tail_lens, chunks[layer], capacity)
 
     def _moved(self, place: int, cache: KVCache | None) -> bool:
@@ -89,7 +102,8 @@ class Table:
     def _make_launch(self, lengths: list[list[int]]) -> None:
         """Enough programs for heads of these lengths in each layer; the same ones if they do."""
         chunks, capacity = self.launch
-        needed = [kernels.count_chunks(layer) for layer in lengths]
-        if any(now > made for now, made in zip(needed, chunks)):
-            chunks = [ceil(count * self._spare) for count in needed]
+        pairs = zip(lengths, chunks)
+        if any(kernels.count_chunks(own, made.entries).count > made.count for own, made in pairs):
+            fresh = map(kernels.count_chunks, lengths)
+            chunks = [kernels.Chunks(size, ceil(count * self._spare)) for size, count in fresh]
         self.launch = (chunks, max(capacity, *self._capacities))
