@@ -1,0 +1,269 @@
+"""Rows of bench_decode.py about this library's decoding."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from bench_setup import GIB, Setup
+
+from kvevict import InputError, build
+from kvevict.backends.torch import decoder as arithmetic
+from kvevict.cache import KVCache, LayerCache
+from kvevict.engine import Batch, cuda_graph, prefill
+from kvevict.engine.session import Session
+
+WARM = 3  # steps before those that count: compiling, recording, a first replay
+ROOM = 128  # tokens that each sequence's tail is made for where memory is counted
+SPARED = 1.5e9  # bytes for what a step itself needs
+PRODUCTS = ("gemm", "gemv", "cutlass", "splitk", "nvjet", "cublas")
+
+
+def lengths_of(setup: Setup, tokens: int, kind: str, seed: int = 0) -> list[list[int]]:
+    """Entries of each head in each layer, as the methods leave them."""
+    heads, layers = setup.decoder.kv_heads, setup.layers
+    torch.manual_seed(seed)
+    if kind == "full":
+        return [[tokens] * heads] * layers
+    if kind == "equal":  # NACL, SnapKV
+        return [[tokens // 5] * heads] * layers
+    if kind == "layer":  # Ada-KV: a fifth of the layer's budget shared equally, the rest by need
+        draw = torch.distributions.Dirichlet(torch.full((heads,), 2.0))
+        share = (0.2 / heads + 0.8 * draw.sample((layers,))) * heads * (tokens // 5)
+    else:  # LaProx: one budget for all heads of all layers
+        draw = torch.distributions.Dirichlet(torch.full((layers * heads,), 1.0))
+        share = (draw.sample() * layers * heads * (tokens // 20)).reshape(layers, heads)
+    return share.clamp(max=tokens).int().tolist()
+
+
+def filled(setup: Setup, tokens: int, lengths: list[list[int]]) -> Session:
+    """A session that has seen so many tokens and holds random entries."""
+    model, cache = setup.model, KVCache(seen=tokens)
+    for heads in lengths:
+        shape = (sum(heads), setup.decoder.head_dim)
+        keys, values = (
+            torch.randn(shape, device=model.device, dtype=model.dtype) * scale for scale in (0.3, 1)
+        )
+        cache.layers.append(LayerCache(keys, values, list(heads)))
+    session = Session(setup.decoder, cache)
+    session.logits = torch.randn(model.config.vocab_size, device=model.device)
+    return session
+
+
+def steps(setup: Setup) -> Iterator[dict]:
+    """A step of one sequence and of several, in a graph and in the loop."""
+    for label, sequences, kind in (
+        ("full cache", 1, "full"),
+        ("20%, equal heads (NACL, SnapKV)", 1, "equal"),
+        ("20%, ragged in a layer (Ada-KV)", 1, "layer"),
+        ("5%, ragged over the model (LaProx)", 1, "model"),
+        ("20%, equal heads", 10, "equal"),
+        ("5%, ragged over the model", 100, "model"),
+    ):
+        sequences = sequences if setup.on_gpu else min(sequences, 3)
+        each = (lengths_of(setup, setup.tokens, kind, seed) for seed in range(sequences))
+        sessions = [filled(setup, setup.tokens, lengths) for lengths in each]
+        held = sum(session.cache.nbytes for session in sessions)
+        loop, loop_ms, _ = timed(setup, fork(sessions), 0)
+        graph, graph_ms, recording_ms = timed(setup, fork(sessions), cuda_graph.WORTH)
+        yield {
+            "label": label,
+            "sequences": sequences,
+            "cache_gib": held / GIB,
+            "floor_ms": setup.floor_ms(held),
+            "graph_ms": graph_ms,
+            "loop_ms": loop_ms,
+            "recording_ms": recording_ms,
+            "equal": bool(torch.equal(loop, graph)),
+        }
+        del sessions, loop, graph
+        setup.free()
+
+
+def fork(sessions: list[Session]) -> list[Session]:
+    return [session.fork() for session in sessions]
+
+
+def timed(setup: Setup, sessions: list[Session], expected: int) -> tuple:
+    """A batch that expects so many steps.
+
+    Returns:
+        The last logits, median milliseconds of a step, the choice of its tokens included, and those
+        of the second one.
+    """
+    batch, times = Batch(sessions, expected), []
+    for session in sessions:
+        session.reserve(max(ROOM, setup.steps + WARM))
+    logits = torch.stack([session.logits for session in sessions])
+    for _ in range(setup.steps + WARM):
+        start = time.perf_counter()
+        logits = batch.step(logits.argmax(dim=-1).tolist())
+        setup.wait()
+        times.append((time.perf_counter() - start) * 1e3)
+    return logits.clone(), statistics.median(times[WARM:]), times[1]
+
+
+def launches(setup: Setup) -> Iterator[dict]:
+    """What a graph's kernels take, with and without this library's own in a layer."""
+    for kind, label in (("equal", "20%, equal heads"), ("model", "5%, ragged over the model")):
+        session = filled(setup, setup.tokens, lengths_of(setup, setup.tokens, kind))
+        for name, fused, short in (
+            ("", True, True),
+            (", chunks of 1,024 entries", True, False),
+            (", a framework's kernels in a layer", False, True),
+            (", both", False, False),
+        ):
+            with as_before(setup, fused, short):
+                yield {"label": label + name, **counted(setup, session.fork())}
+        del session
+        setup.free()
+
+
+@contextmanager
+def as_before(setup: Setup, fused: bool, short: bool):
+    """Leave out the kernels of a layer, or let chunks be long whatever heads hold."""
+    from kvevict.kernels import decode
+
+    original = type(setup.decoder).unturned
+
+    def turned(self, layer, hidden, start):
+        q, k, v, rope = original(self, layer, hidden, start)
+        return (*(arithmetic._rotate(x, *rope) for x in (q, k)), v, None)
+
+    with (
+        patch.object(decode, "SHORTEST", decode.SHORTEST if short else decode.LONGEST),
+        patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
+        patch.object(type(setup.decoder), "unturned", original if fused else turned),
+    ):
+        yield
+
+
+def counted(setup: Setup, session: Session) -> dict:
+    """Kernels of a replay, and how long they run."""
+    _, step_ms, _ = timed(setup, [session], cuda_graph.WORTH)
+    if not setup.on_gpu:
+        return {"step_ms": step_ms}
+    fresh, replays = session, 4
+    batch = Batch([fresh], cuda_graph.WORTH)
+    for _ in range(WARM):
+        batch.step([1])
+    setup.wait()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(replays):
+            batch.step([1])
+        setup.wait()
+    found = [
+        (event.key.lower(), event.count / replays, event.self_device_time_total / replays / 1e3)
+        for event in profiler.key_averages()
+        if event.self_device_time_total > 0
+    ]
+    products = sum(ms for name, _, ms in found if any(part in name for part in PRODUCTS))
+    attention = sum(ms for name, _, ms in found if name in ("_chunks", "_combine"))
+    kernels, busy = sum(count for _, count, _ in found), sum(ms for *_, ms in found)
+    return {
+        "kernels": kernels,
+        "a_layer": kernels / setup.layers,
+        "busy_ms": busy,
+        "products_ms": products,
+        "attention_ms": attention,
+        "others_ms": busy - products - attention,
+        "step_ms": step_ms,
+        "each": sorted(found, key=lambda row: -row[2])[:40],
+    }
+
+
+def rates(setup: Setup) -> Iterator[dict]:
+    """As many sequences as fit beside the weights: tokens a second."""
+    for label, kind in (
+        ("full cache", "full"),
+        ("20%, equal heads (NACL, SnapKV)", "equal"),
+        ("5%, ragged over the model (LaProx)", "model"),
+        ("20% in int8", "int8"),
+    ):
+        with limited(setup):
+            make = quantised(setup) if kind == "int8" else None
+            if kind == "int8" and make is None:
+                yield {"label": label, "error": "no policy takes kv_dtype"}
+                continue
+            yield {"label": label, **rate(setup, kind, make)}
+        setup.free()
+
+
+def rate(setup: Setup, kind: str, make) -> dict:
+    def session(seed: int) -> Session:
+        own = (
+            make()
+            if make
+            else filled(setup, setup.prompt, lengths_of(setup, setup.prompt, kind, seed))
+        )
+        own.reserve(ROOM)
+        return own
+
+    first = session(0)
+    room = setup.limit_bytes - SPARED * setup.on_gpu - weights(setup)
+    count = max(1, int(room / first.cache.nbytes))
+    while True:
+        try:
+            sessions = [first, *(session(seed) for seed in range(1, count))]
+            held = sum(each.cache.nbytes for each in sessions)
+            _, step_ms, _ = timed(setup, sessions, cuda_graph.WORTH)
+            return rate_row(setup, count, held, step_ms)
+        except torch.cuda.OutOfMemoryError:
+            sessions, first = [], session(0) if count > 1 else None
+            setup.free()
+            count = count * 95 // 100
+            if count < 1:
+                return {"error": "out of memory"}
+
+
+def rate_row(setup: Setup, sequences: int, held: float, step_ms: float) -> dict:
+    floor = setup.floor_ms(held)
+    return {
+        "sequences": sequences,
+        "cache_gib": held / GIB,
+        "peak_gb": setup.peak_bytes() / 1e9,
+        "step_ms": step_ms,
+        "floor_ms": floor,
+        "tokens_s": sequences / step_ms * 1e3,
+        "ceiling_tokens_s": sequences / floor * 1e3,
+    }
+
+
+def weights(setup: Setup) -> int:
+    return sum(parameter.nbytes for parameter in setup.model.parameters())
+
+
+@contextmanager
+def limited(setup: Setup):
+    """PyTorch's allocator refuses more than the limit."""
+    if not setup.on_gpu:
+        yield
+        return
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, setup.limit_bytes / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def quantised(setup: Setup):
+    """What copies a prompt that was prefilled into an int8 cache; None where there is none."""
+    try:
+        policy = build("snapkv", keep_ratio=0.2, min_eviction_seqlen=0, kv_dtype="int8")
+    except (InputError, TypeError):
+        return None
+    ids = torch.randint(0, setup.model.config.vocab_size, (setup.prompt,)).tolist()
+    (prompt,) = prefill(setup.decoder, ids, [policy])
+
+    def one() -> Session:
+        session = copy.copy(prompt)
+        session.cache = copy.deepcopy(prompt.cache)
+        return session
+
+    return one
