@@ -7,13 +7,13 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from unittest.mock import patch
 
 import torch
 from bench_setup import GIB, Setup
 
 from kvevict import InputError, build
-from kvevict.backends.torch import decoder as arithmetic
 from kvevict.cache import KVCache, LayerCache
 from kvevict.engine import Batch, cuda_graph, prefill
 from kvevict.engine.session import Session
@@ -127,8 +127,8 @@ def launches(setup: Setup) -> Iterator[dict]:
 @contextmanager
 def as_before(setup: Setup, fused: bool, short: bool):
     """Leave out the kernels of a layer, or let chunks be long whatever heads hold."""
-    from kvevict.kernels import decode
-
+    decode = import_module("kvevict.kernels.decode")
+    arithmetic = import_module("kvevict.backends.torch.decoder")
     original = type(setup.decoder).unturned
 
     def turned(self, layer, hidden, start):

@@ -82,6 +82,8 @@ def arguments(held: list[Held], more: int = 0, entries: int | None = None) -> tu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case)[:40])
 def test_ragged_heads_match_dense_attention(case, dtype):
+    from kvevict.engine.table import share_out  # late: Triton's interpreter is chosen by then
+
     query_heads, new, head_dim, sequences = case
     held = [Held(*one, head_dim, dtype) for one in sequences]
     q = heads(1, query_heads * len(held), new, head_dim, dtype)[0]
@@ -89,8 +91,12 @@ def test_ragged_heads_match_dense_attention(case, dtype):
     got = kernels.decode_attention(q, *arguments(held))
     assert error(got, expected) < TOLERANCE[dtype]
     assert torch.equal(got, kernels.decode_attention(q, *arguments(held, more=3)))
-    got = kernels.decode_attention(q, *arguments(held, entries=320))
+    table, tails, chunks, capacity = arguments(held, more=2, entries=320)
+    got = kernels.decode_attention(q, table, tails, chunks, capacity)
     assert error(got, expected) < TOLERANCE[dtype]
+    (places,) = share_out(table[4:5].cpu().numpy(), [chunks])
+    places = torch.from_numpy(places).to(DEVICE)
+    assert torch.equal(got, kernels.decode_attention(q, table, tails, chunks, capacity, places))
 
 
 def test_chunks_are_as_many_as_run_at_a_time():

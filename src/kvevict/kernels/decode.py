@@ -23,6 +23,7 @@ from .runtime import LOG2_E, check_heads, row_major, tl, triton
 KEYS = 64  # entries that a program reads at a time
 SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks of a prefix; those of tails are LONGEST
 PROGRAMS = 264  # that a card runs at a time: two on each multiprocessor of an H100
+NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
 
 
 class Chunks(NamedTuple):
@@ -47,7 +48,12 @@ def count_chunks(lengths: Iterable[int], entries: int | None = None) -> Chunks:
 
 
 def decode_attention(
-    q: Tensor, table: Tensor, tail_lens: Tensor, chunks: Chunks, capacity: int
+    q: Tensor,
+    table: Tensor,
+    tail_lens: Tensor,
+    chunks: Chunks,
+    capacity: int,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Attention of the newest tokens over compacted prompts and the tokens decoded since.
 
@@ -62,6 +68,9 @@ def decode_attention(
             token i sees all but the ``new - 1 - i`` last.
         chunks: :func:`count_chunks` of the table's lengths; there may be more than these need.
         capacity: of the longest tail, in tokens.
+        places: int32, which head each program reads, and behind those, as the last ``kv_heads``,
+            each head's first program. A program beyond those needed reads the last head. Without
+            it every program counts through all heads.
 
     Returns:
         ``[query_heads, new, head_dim]``.
@@ -81,18 +90,21 @@ def decode_attention(
     partial = q.new_empty([slots, rows, head_dim], dtype=float32)
     partial_lse = q.new_empty([slots, rows], dtype=float32)
     out = q.new_empty([query_heads, new, head_dim])
+    placed = places is not None
+    places, firsts = (places, places.shape[0] - kv_heads) if placed else (table, 0)
     # A batch of another size compiles nothing anew, but for powers of two.
-    padded = triton.next_power_of_2(kv_heads)
-    sizes = {"KV_HEADS_PADDED": padded, "GROUP": group, "D": head_dim}
+    padded = 1 if placed else triton.next_power_of_2(kv_heads)
+    sizes = {"PLACED": placed, "KV_HEADS_PADDED": padded, "GROUP": group, "D": head_dim}
     _chunks[(slots,)](
-        q, table, tail_lens, partial, partial_lse, kv_heads, new, *chunks, tail_chunks,
+        q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, *chunks,
+        tail_chunks,
         *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
         ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, TAIL=LONGEST, num_warps=4,
         num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
-        partial, partial_lse, table, out, kv_heads, rows, *chunks, tail_chunks, **sizes,
-        num_warps=8,
+        partial, partial_lse, table, places, firsts, out, kv_heads, rows, *chunks, tail_chunks,
+        **sizes, num_warps=8,
     )  # fmt: skip
     return out
 
@@ -133,21 +145,27 @@ def _prefix_chunks(table, kv_heads, entries, KV_HEADS_PADDED: tl.constexpr):
     return count, tl.cumsum(count)
 
 
-@triton.jit
-def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, chunk, prefix_chunks,
-            tail_chunks, q_head, q_token, log2_scale, KV_HEADS_PADDED: tl.constexpr,
-            SEQUENCE: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
-            KEYS: tl.constexpr, TAIL: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
+def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, chunk,
+            prefix_chunks, tail_chunks, q_head, q_token, log2_scale, PLACED: tl.constexpr,
+            KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr, GROUP: tl.constexpr,
+            D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+            TAIL: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
     d = tl.arange(0, D)
     if slot < prefix_chunks:
-        count, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
-        kv_head = tl.sum((last <= slot).to(tl.int32))
-        kv_head = tl.minimum(kv_head, kv_heads - 1)  # a slot to spare: no entries are left for it
-        chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
-        begin = (slot - tl.sum(tl.where(chosen, last - count, 0))) * chunk
+        if PLACED:
+            kv_head = tl.load(places + slot)
+            first = tl.load(places + firsts + kv_head)
+        else:
+            count, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
+            kv_head = tl.sum((last <= slot).to(tl.int32))
+            kv_head = tl.minimum(kv_head, kv_heads - 1)  # a slot to spare: no entries are left
+            chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
+            first = tl.sum(tl.where(chosen, last - count, 0))
+        begin = (slot - first) * chunk
         entries = tl.load(table + 4 * kv_heads + kv_head).to(tl.int32)
         end = tl.minimum(begin + chunk, entries)
         visible = tl.zeros([ROWS], tl.int32) + entries
@@ -192,15 +210,20 @@ def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, chunk, pre
     tl.store(partial_lse + at, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
 
 
-@triton.jit
-def _combine(partial, partial_lse, table, out, kv_heads, rows, chunk, prefix_chunks, tail_chunks,
-             KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
+def _combine(partial, partial_lse, table, places, firsts, out, kv_heads, rows, chunk, prefix_chunks,
+             tail_chunks, PLACED: tl.constexpr, KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr,
+             D: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
-    count, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
-    chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
-    count = tl.sum(tl.where(chosen, count, 0))
-    first = tl.sum(tl.where(chosen, last, 0)) - count
+    if PLACED:
+        count = tl.cdiv(tl.load(table + 4 * kv_heads + kv_head).to(tl.int32), chunk)
+        first = tl.load(places + firsts + kv_head)
+    else:
+        counts, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
+        chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
+        count = tl.sum(tl.where(chosen, counts, 0))
+        first = tl.sum(tl.where(chosen, last, 0)) - count
     d = tl.arange(0, D)
     peak = tl.full([], -1e30, tl.float32)  # a number, so that chunks that saw nothing weigh 0
     total = tl.zeros([], tl.float32)
