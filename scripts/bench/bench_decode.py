@@ -23,6 +23,7 @@ from typing import NamedTuple
 import decode_rows
 import peer_rows
 import prefill_rows
+import rate_rows
 import torch
 import transformers
 from bench_setup import Setup, make_setup
@@ -85,7 +86,7 @@ PARTS = {
     "rates": Part(
         "Prompts of {prompt:,} tokens decoded together in {limit:.0f}·10⁹ bytes",
         RATE,
-        decode_rows.rates,
+        rate_rows.rates,
     ),
     "peer_steps": Part("transformers: a step at {tokens:,} tokens", STEP, peer_rows.steps),
     "peer_rates": Part("transformers: prompts of {prompt:,} tokens", RATE, peer_rows.rates),

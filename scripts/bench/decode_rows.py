@@ -1,8 +1,7 @@
-"""Rows of bench_decode.py about this library's decoding."""
+"""Rows of bench_decode.py about a step of this library."""
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Iterator
@@ -13,14 +12,12 @@ from unittest.mock import patch
 import torch
 from bench_setup import GIB, Setup
 
-from kvevict import InputError, build
 from kvevict.cache import KVCache, LayerCache
-from kvevict.engine import Batch, cuda_graph, prefill
+from kvevict.engine import Batch, cuda_graph
 from kvevict.engine.session import Session
 
 WARM = 3  # steps before those that count: compiling, recording, a first replay
 ROOM = 128  # tokens that each sequence's tail is made for where memory is counted
-SPARED = 1.5e9  # bytes for what a step itself needs
 PRODUCTS = ("gemm", "gemv", "cutlass", "splitk", "nvjet", "cublas")
 
 
@@ -148,8 +145,7 @@ def counted(setup: Setup, session: Session) -> dict:
     _, step_ms, _ = timed(setup, [session], cuda_graph.WORTH)
     if not setup.on_gpu:
         return {"step_ms": step_ms}
-    fresh, replays = session, 4
-    batch = Batch([fresh], cuda_graph.WORTH)
+    replays, batch = 4, Batch([session], cuda_graph.WORTH)
     for _ in range(WARM):
         batch.step([1])
     setup.wait()
@@ -175,95 +171,3 @@ def counted(setup: Setup, session: Session) -> dict:
         "step_ms": step_ms,
         "each": sorted(found, key=lambda row: -row[2])[:40],
     }
-
-
-def rates(setup: Setup) -> Iterator[dict]:
-    """As many sequences as fit beside the weights: tokens a second."""
-    for label, kind in (
-        ("full cache", "full"),
-        ("20%, equal heads (NACL, SnapKV)", "equal"),
-        ("5%, ragged over the model (LaProx)", "model"),
-        ("20% in int8", "int8"),
-    ):
-        with limited(setup):
-            make = quantised(setup) if kind == "int8" else None
-            if kind == "int8" and make is None:
-                yield {"label": label, "error": "no policy takes kv_dtype"}
-                continue
-            yield {"label": label, **rate(setup, kind, make)}
-        setup.free()
-
-
-def rate(setup: Setup, kind: str, make) -> dict:
-    def session(seed: int) -> Session:
-        own = (
-            make()
-            if make
-            else filled(setup, setup.prompt, lengths_of(setup, setup.prompt, kind, seed))
-        )
-        own.reserve(ROOM)
-        return own
-
-    first = session(0)
-    room = setup.limit_bytes - SPARED * setup.on_gpu - weights(setup)
-    count = max(1, int(room / first.cache.nbytes))
-    while True:
-        try:
-            sessions = [first, *(session(seed) for seed in range(1, count))]
-            held = sum(each.cache.nbytes for each in sessions)
-            _, step_ms, _ = timed(setup, sessions, cuda_graph.WORTH)
-            return rate_row(setup, count, held, step_ms)
-        except torch.cuda.OutOfMemoryError:
-            sessions, first = [], session(0) if count > 1 else None
-            setup.free()
-            count = count * 95 // 100
-            if count < 1:
-                return {"error": "out of memory"}
-
-
-def rate_row(setup: Setup, sequences: int, held: float, step_ms: float) -> dict:
-    floor = setup.floor_ms(held)
-    return {
-        "sequences": sequences,
-        "cache_gib": held / GIB,
-        "peak_gb": setup.peak_bytes() / 1e9,
-        "step_ms": step_ms,
-        "floor_ms": floor,
-        "tokens_s": sequences / step_ms * 1e3,
-        "ceiling_tokens_s": sequences / floor * 1e3,
-    }
-
-
-def weights(setup: Setup) -> int:
-    return sum(parameter.nbytes for parameter in setup.model.parameters())
-
-
-@contextmanager
-def limited(setup: Setup):
-    """PyTorch's allocator refuses more than the limit."""
-    if not setup.on_gpu:
-        yield
-        return
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, setup.limit_bytes / total))
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def quantised(setup: Setup):
-    """What copies a prompt that was prefilled into an int8 cache; None where there is none."""
-    try:
-        policy = build("snapkv", keep_ratio=0.2, min_eviction_seqlen=0, kv_dtype="int8")
-    except (InputError, TypeError):
-        return None
-    ids = torch.randint(0, setup.model.config.vocab_size, (setup.prompt,)).tolist()
-    (prompt,) = prefill(setup.decoder, ids, [policy])
-
-    def one() -> Session:
-        session = copy.copy(prompt)
-        session.cache = copy.deepcopy(prompt.cache)
-        return session
-
-    return one

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from bench_setup import GIB, Setup
-from decode_rows import ROOM, WARM, limited, rate_row, weights
+from decode_rows import ROOM, WARM
+from rate_rows import limited, rate_row, weights
 from transformers import Cache, DynamicCache, StaticCache
 
 # Keys and values of a layer, repeated for every query head, where attention is given a mask: twice,
@@ -110,7 +111,7 @@ def timed(
         position = torch.tensor([tokens + step], device=device)
         more = {"cache_position": position} if "cache_position" in known else {}
         name = "past_key_values" if "past_key_values" in known else "cache"
-        places = position.expand(sequences, 1)
+        places = position.repeat(sequences, 1)
         out = run(token, position_ids=places, use_cache=True, **{name: cache}, **more)
         token = out.logits[:, -1:].argmax(-1).clone()
         token.tolist()

@@ -95,8 +95,11 @@ def launch_for(head_dim: int) -> None:
     tail_lens = paddle.to_tensor([9], dtype="int32")
     kernels.append(k[0, :, 9], v[0, :, 9], held.device_table, tail_lens)
     chunks = kernels.count_chunks(held.lengths)
+    places = paddle.zeros([chunks.count + KV_HEADS], dtype="int32")
     for new in (1, 4):
-        kernels.decode_attention(q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
+        held_by = (q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
+        kernels.decode_attention(*held_by)
+        kernels.decode_attention(*held_by, places)
     cos, sin = (paddle.randn([TOKENS, head_dim]).astype("bfloat16") for _ in range(2))
     kernels.turn(q, cos, sin)
     newest = (x[:, :, -1:] for x in (q, k, v))

@@ -6,8 +6,8 @@ Importing this needs Triton 3.4 or newer. Nothing here waits for the device.
 from __future__ import annotations
 
 from .columns import column_statistic
-from .decode import Chunks, append, count_chunks, decode_attention
-from .layer import add_rms_norm, gated, rms_norm, turn, turn_and_append
+from .decode import Chunks, count_chunks, decode_attention
+from .layer import add_rms_norm, append, gated, rms_norm, turn, turn_and_append
 from .projection import quadratic_norms
 from .selection import positions, take, take_joined, top_k, uniform
 

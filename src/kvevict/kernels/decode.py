@@ -109,31 +109,11 @@ def decode_attention(
     return out
 
 
-def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
-    """Write one token of each sequence to its tail, ``[kv_heads, head_dim]`` each, as the last."""
-    k, v = row_major(k), row_major(v)
-    kv_heads, head_dim = k.shape
-    _append[(kv_heads,)](
-        k, v, table, tail_lens, kv_heads, k.stride()[0], v.stride()[0],
-        SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
-    )  # fmt: skip
-
-
 @triton.jit
 def _address(table, which, head, kv_heads, like):
     """One of a head's addresses as a pointer to entries of ``like``'s type."""
     address = tl.load(table + which * kv_heads + head).to(tl.pointer_type(like.dtype.element_ty))
     return tl.multiple_of(address, 16)  # so that entries are loaded whole
-
-
-@triton.jit
-def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.constexpr,
-            D: tl.constexpr):  # fmt: skip
-    head = tl.program_id(0)
-    d = tl.arange(0, D)
-    place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
-    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
-    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
 
 
 @triton.jit

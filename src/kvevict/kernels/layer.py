@@ -76,7 +76,7 @@ def turn_and_append(
     Args:
         q, k, v: ``[sequences, heads, 1, head_dim]``; q and k as projected.
         cos, sin: ``[1, head_dim]``, or that for each sequence, see :func:`turn`.
-        table, tail_lens: see :func:`kvevict.kernels.decode.append`.
+        table, tail_lens: see :func:`~kvevict.kernels.decode.decode_attention`.
 
     Returns:
         The queries, turned, ``[sequences · query_heads, 1, head_dim]``.
@@ -91,6 +91,16 @@ def turn_and_append(
         *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, num_warps=1,
     )  # fmt: skip
     return out
+
+
+def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
+    """Write one token of each sequence to its tail, ``[kv_heads, head_dim]`` each, as the last."""
+    k, v = row_major(k), row_major(v)
+    kv_heads, head_dim = k.shape
+    _append[(kv_heads,)](
+        k, v, table, tail_lens, kv_heads, k.stride()[0], v.stride()[0],
+        SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
+    )  # fmt: skip
 
 
 def _tables(cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, int]:
@@ -151,6 +161,16 @@ def _turn(x, cos, sin, out, heads, x_batch, x_head, x_token, table_batch, D: tl.
         at = out + head * D + d[None, :]
         tl.store(at, first.to(out.dtype.element_ty), mask=inside)
         tl.store(at + D // 2, second.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.constexpr,
+            D: tl.constexpr):  # fmt: skip
+    head = tl.program_id(0)
+    d = tl.arange(0, D)
+    place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
+    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
+    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
 
 
 @triton.jit
