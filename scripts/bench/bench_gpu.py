@@ -14,23 +14,20 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import sys
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from random_llama import GIB, random_llama
+from transformers import DynamicCache, LlamaForCausalLM
 
 from kvevict import build, kernels
 from kvevict.backends.torch.decoder import TorchDecoder
 from kvevict.engine import prefill
 from kvevict.engine.prompt_eviction import Eviction
 
-GIB = 2**30
 WRAPPERS = {"snapkv": None, "criticalkv": "CriticalKVPress", "adakv": "AdaKVPress"}  # kvpress's
 
 
@@ -66,29 +63,6 @@ def main() -> None:
         print_table(length, measured)
         if args.out:
             args.out.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def random_llama(layers: int) -> LlamaForCausalLM:
-    """Llama-3.1-8B's shape in bfloat16, made on the GPU."""
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=1 << 23,
-        rope_theta=500000.0,
-        attn_implementation="sdpa",
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(config)
-    torch.set_default_dtype(before)
-    return model.eval()
 
 
 def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):

@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
-from bench_gpu import GIB, random_llama
+from random_llama import GIB, random_llama
 
 from kvevict import build
 from kvevict.attention import Output, attend

@@ -78,11 +78,12 @@ def compute_capability(framework: str) -> tuple[int, int]:
     return tuple(paddle.device.cuda.get_device_capability())
 
 
-def top_k(scores: Tensor, counts: list[int]) -> Tensor:
+def top_k(scores: Tensor, counts: list[int] | Tensor) -> Tensor:
     """Mark the ``counts[h]`` largest scores of each row h; ties go to the lower position.
 
     Args:
         scores: ``[rows, n]``, without NaN.
+        counts: ``[rows]``; as a tensor where the host does not know them.
 
     Returns:
         bool ``[rows, n]``.
@@ -90,7 +91,7 @@ def top_k(scores: Tensor, counts: list[int]) -> Tensor:
     if gpu := kernels(scores):
         return gpu.top_k(scores, counts)
     ns = namespace(scores)
-    most = max(counts)
+    most = max(counts) if isinstance(counts, list) else int(counts.max())
     if most == 0:
         return scores != scores
     wanted = integers(counts, ns.int64, like=scores).unsqueeze(-1)
@@ -124,6 +125,23 @@ def take(keys: Tensor, values: Tensor, rows: Tensor, before: int) -> tuple[Tenso
         return gpu.take(keys, values, rows, before)
     rows = rows - before
     return keys.index_select(0, rows), values.index_select(0, rows)
+
+
+def take_joined(x: Tensor, more: Tensor, rows: Tensor) -> Tensor:
+    """``cat([x, more])[rows]`` without the joint tensor.
+
+    Args:
+        x, more: ``[entries, …]``, any number of either.
+        rows: ascending.
+    """
+    if gpu := kernels(x):
+        return gpu.take_joined(x, more, rows)
+    ns, held = namespace(x), x.shape[0]
+    first = int((rows < held).sum())
+    parts = [x.index_select(0, rows[:first])] if first else []
+    if first < rows.shape[0]:
+        parts.append(more.index_select(0, rows[first:] - held))
+    return parts[0] if len(parts) == 1 else ns.cat(parts, dim=0)
 
 
 def uniform(keys: list[int], length: int, like: Tensor) -> Tensor:

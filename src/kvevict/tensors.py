@@ -22,12 +22,14 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     return ns.matmul(a, b, transpose_y=True) if ns.__name__ == "paddle" else a @ b.mT
 
 
-def integers(values: list[int], dtype: Any, like: Tensor) -> Tensor:
+def integers(values: list[int] | Tensor, dtype: Any, like: Tensor) -> Tensor:
     """A few numbers on ``like``'s device. The host does not wait until they are there.
 
     With Paddle it does, unless they are all the same, which takes no copy.
     """
     ns = namespace(like)
+    if isinstance(values, type(like)):
+        return values.to(dtype)
     flat = isinstance(values, list) and all(isinstance(value, int) for value in values)
     if flat and len(set(values)) == 1:
         return ns.full((len(values),), values[0], dtype=dtype, device=like.device)

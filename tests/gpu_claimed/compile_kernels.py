@@ -16,7 +16,7 @@ import paddle
 
 from kvevict import kernels  # imports Triton through Paddle's compatibility layer
 from kvevict.cache import LayerCache
-from kvevict.kernels import columns, decode, projection, selection
+from kvevict.kernels import columns, decode, layer, projection, selection
 
 import triton.backends.nvidia.driver as nvidia  # isort: skip
 from triton.runtime import JITFunction, driver  # isort: skip
@@ -95,8 +95,16 @@ def launch_for(head_dim: int) -> None:
     tail_lens = paddle.to_tensor([9], dtype="int32")
     kernels.append(k[0, :, 9], v[0, :, 9], held.device_table, tail_lens)
     chunks = kernels.count_chunks(held.lengths)
+    places = paddle.zeros([chunks.count + KV_HEADS], dtype="int32")
     for new in (1, 4):
-        kernels.decode_attention(q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
+        held_by = (q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
+        kernels.decode_attention(*held_by)
+        kernels.decode_attention(*held_by, places)
+    cos, sin = (paddle.randn([TOKENS, head_dim]).astype("bfloat16") for _ in range(2))
+    kernels.turn(q, cos, sin)
+    newest = (x[:, :, -1:] for x in (q, k, v))
+    kernels.turn_and_append(*newest, cos[-1:], sin[-1:], held.device_table, tail_lens)
+    kernels.take_joined(held.keys[:9], held.values, paddle.arange(5, dtype="int32"))
     for before in (0, 3):
         kernels.take(held.keys, held.values, paddle.arange(5, dtype="int32"), before)
 
@@ -111,12 +119,16 @@ def main() -> None:
     driver.set_active(Driver())
     for head_dim in (64, 128, 256):
         launch_for(head_dim)
+    hidden, weight = (paddle.randn([*s, 4096]).astype("bfloat16") for s in ([1, 9], []))
+    kernels.rms_norm(hidden, weight, 1e-5)
+    kernels.add_rms_norm(hidden, hidden + 1, weight, 1e-5)
+    kernels.gated(hidden, hidden + 1)
     scores = paddle.randn([KV_HEADS, TOKENS])
     mask = kernels.top_k(scores, [60, 7])
     kernels.positions(mask.reshape([-1]), 67)
     kernels.uniform(paddle.to_tensor([1, 2**32 - 1]), TOKENS)
 
-    modules = (columns, decode, projection, selection)
+    modules = (columns, decode, layer, projection, selection)
     known = {name: f for m in modules for name, f in vars(m).items() if isinstance(f, JITFunction)}
     launched = {name for name in known if not _helps(name, known)}
     assert compiled == launched, compiled ^ launched

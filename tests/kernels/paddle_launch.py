@@ -65,6 +65,7 @@ def main() -> None:
     last = decode(q[:, :, -1:], k, v)
     close(last, (weights @ np.repeat(c, 2, 1))[:, :, -1:], 1e-3)
     side_by_side(q, k, v)
+    layer(q)
     print("ok")
 
 
@@ -77,6 +78,30 @@ def decode(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> paddle.Tenso
     kernels.append(k[0, :, 149], v[0, :, 149], table, tail_lens)
     out = kernels.decode_attention(q[0], table, tail_lens, kernels.count_chunks([140, 140]), 12)
     return out.unsqueeze(0)
+
+
+def layer(q: paddle.Tensor) -> None:
+    """Norm, gate and RoPE, whose tables are made as PaddleNLP's decoder makes them."""
+    x, more = (paddle.randn([3, 2, 96]).astype("float16") for _ in range(2))
+    a, b, weight = (t.astype("float64").numpy() for t in (x, more, x[0, 0]))
+    sums, norm = kernels.add_rms_norm(x, more, x[0, 0], 1e-5)
+    close(sums, a + b, 1e-3)
+    close(norm, (a + b) / np.sqrt(((a + b) ** 2).mean(-1, keepdims=True) + 1e-5) * weight, 2e-3)
+    close(
+        kernels.rms_norm(x, x[0, 0], 0.0),
+        a / np.sqrt((a**2).mean(-1, keepdims=True)) * weight,
+        1e-3,
+    )
+    close(kernels.gated(x, more), a / (1 + np.exp(-a)) * b, 1e-3)
+    angles = np.random.default_rng().uniform(0, 6.3, (150, 32))
+    cos, sin = (np.concatenate([t, t], -1) for t in (np.cos(angles), np.sin(angles)))
+    first, second = np.split(q.astype("float64").numpy(), 2, axis=-1)
+    expected = (
+        np.concatenate([first, second], -1) * cos + np.concatenate([-second, first], -1) * sin
+    )
+    sin[:, :32] *= -1
+    tables = (paddle.to_tensor(t).astype("float16") for t in (cos, sin))
+    close(kernels.turn(q, *tables), expected, 2e-3)
 
 
 def side_by_side(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> None:

@@ -69,17 +69,21 @@ def dense_head(q, keys, values):
     return scores.softmax(-1) @ values.double()
 
 
-def arguments(held: list[Held], more: int = 0) -> tuple:
+def arguments(held: list[Held], more: int = 0, entries: int | None = None) -> tuple:
     """What the kernel is told of these sequences, with some chunks and capacity to spare."""
     table = torch.cat([one.table() for one in held], dim=1)
     tails = torch.tensor([one.tail_len for one in held], dtype=torch.int32, device=DEVICE)
-    chunks = kernels.count_chunks(length for one in held for length in one.lengths)
-    return table, tails, chunks + more, max(one.capacity for one in held) + 700 * more
+    lengths = (length for one in held for length in one.lengths)
+    entries, count = kernels.count_chunks(lengths, entries)
+    chunks = kernels.Chunks(entries, count + more)
+    return table, tails, chunks, max(one.capacity for one in held) + 700 * more
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case)[:40])
 def test_ragged_heads_match_dense_attention(case, dtype):
+    from kvevict.engine.table import share_out  # late: Triton's interpreter is chosen by then
+
     query_heads, new, head_dim, sequences = case
     held = [Held(*one, head_dim, dtype) for one in sequences]
     q = heads(1, query_heads * len(held), new, head_dim, dtype)[0]
@@ -87,6 +91,24 @@ def test_ragged_heads_match_dense_attention(case, dtype):
     got = kernels.decode_attention(q, *arguments(held))
     assert error(got, expected) < TOLERANCE[dtype]
     assert torch.equal(got, kernels.decode_attention(q, *arguments(held, more=3)))
+    table, tails, chunks, capacity = arguments(held, more=2, entries=320)
+    got = kernels.decode_attention(q, table, tails, chunks, capacity)
+    assert error(got, expected) < TOLERANCE[dtype]
+    (places,) = share_out(table[4:5].cpu().numpy(), [chunks])
+    places = torch.from_numpy(places).to(DEVICE)
+    assert torch.equal(got, kernels.decode_attention(q, table, tails, chunks, capacity, places))
+
+
+def test_chunks_are_as_many_as_run_at_a_time():
+    """Whatever the heads hold: no more entries to a program than there need be, no less work."""
+    assert kernels.count_chunks([]) == (128, 0)
+    assert kernels.count_chunks([0, 1, 129]) == (128, 3)
+    for lengths in ([13107] * 8, [60000, 30, 9000, 77, 20000, 0, 5, 1]):
+        entries, count = kernels.count_chunks(lengths)
+        assert entries % 64 == 0 and 200 < count <= 264 + len(lengths)
+        assert (count - len(lengths)) * entries <= sum(lengths) <= count * entries
+        assert kernels.count_chunks(lengths, 1024).count == sum(-(-n // 1024) for n in lengths)
+    assert kernels.count_chunks([131072] * 8) == (1024, 1024)  # more would be more to combine
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

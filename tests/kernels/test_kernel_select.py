@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvevict import noise
+from kvevict import noise, ops
 from tests.kernels.dense import DEVICE, kernels, torch
 
 
@@ -75,3 +75,16 @@ def test_rows_are_copied_as_they_are(width):
         keys, values = kernels.take(x, -x, rows + before, before)
         assert torch.equal(keys, x[rows.long()]) and torch.equal(values, -x[rows.long()])
     assert [own.shape for own in kernels.take(x, x, rows[:0])] == [(0, width)] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int64], ids=str)
+@pytest.mark.parametrize("held", [0, 1, 200, 301])
+def test_rows_of_two_matrices_counted_through(held, dtype, monkeypatch):
+    x = (torch.randn(301, 96, device=DEVICE) * 100).to(dtype)
+    rows = (torch.rand(301, device=DEVICE) < 0.4).nonzero()[:, 0]
+    for whole in (x, x[:, 0].contiguous()):
+        pair = (whole[:held].clone(), whole[held:].clone())
+        assert torch.equal(kernels.take_joined(*pair, rows.int()), whole[rows])
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, "kernels", lambda x: None)
+            assert torch.equal(ops.take_joined(*pair, rows), whole[rows])

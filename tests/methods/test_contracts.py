@@ -159,6 +159,27 @@ def test_counts_that_do_not_add_up(last: int) -> None:
         run(compose(allocator=Gives(([15, 15], [14, last]))), Prompt(1, N))
 
 
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([[21, 9], [14, 17]], "did not split 30 entries among the heads of layer 1, at most 60"),
+        ([[-1, 31], [15, 15]], "did not split 30 entries among the heads of layer 0"),
+        ([[15, 15], [90, -60]], "did not split 30 entries among the heads of layer 1"),
+        (
+            [[10, 10, 10], [15, 15]],
+            r"must return counts .* as int64 \[2\], not as int64 \[3\]",
+        ),
+    ],
+)
+def test_counts_on_the_device_that_do_not_fit(counts, message: str) -> None:
+    right = tuple(paddle.to_tensor(own) for own in ([20, 10], [3, 27]))
+    positions = kept(run(compose(allocator=Gives(right)), Prompt(1, N)), Prompt(1, N))
+    assert [[len(head) for head in layer] for layer in positions] == [[20, 10], [3, 27]]
+    wrong = tuple(paddle.to_tensor(own) for own in counts)
+    with pytest.raises(InputError, match=rf"^mine: Gives(\.counts)? {message}"):
+        run(compose(allocator=Gives(wrong)), Prompt(1, N))
+
+
 @dataclass(frozen=True)
 class Marks(Selector):
     """A selector whose mask or spans are not those that it was asked for."""
@@ -220,7 +241,7 @@ def test_no_check_waits_for_a_value() -> None:
         keys = eviction.noise_keys(layer)
         eviction.add_layer(LayerView((), k.squeeze(0), v.squeeze(0), w_o, keys))
     with pytest.raises(InputError, match="marked other numbers of entries"):
-        eviction.checks.look()
+        eviction.finish()
 
 
 @dataclass(frozen=True)

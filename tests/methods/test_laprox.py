@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from kvevict import InputError, LaProx, build, ops
-from kvevict.engine import decode
-from kvevict.engine.prompt_eviction import Eviction
+from kvevict.engine import decode, model_wide
 from kvevict.methods import Composition
 from kvevict.methods.laprox import OutputScore
 from kvevict.methods.nacl import ProxyScore
@@ -124,25 +123,32 @@ def test_values_are_projected_in_parts(monkeypatch) -> None:
 
 
 def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
+    """All layers' entries are written to one place of the budget's size, and stay there."""
     n, layers, heads = 200, 8, 2
-    peaks, trim = [], Eviction._trim
+    sizes, places, add = [], set(), model_wide.RunningBest.add
 
-    def measured(self, scores):
-        peaks.append(self.cache.entries)
-        trim(self, scores)
-        assert self.cache.entries <= total
+    def measured(self, layer, scores, most):
+        assert layer.keys.shape[0] == n * heads
+        add(self, layer, scores, most)
+        sizes.append(self.held)
+        places.update((x.data_ptr(), x.shape[0]) for x in self._parts[:2])
 
-    monkeypatch.setattr(Eviction, "_trim", measured)
+    monkeypatch.setattr(model_wide.RunningBest, "add", measured)
+    monkeypatch.setattr(model_wide, "PIECE", 37)
     prompt = Prompt(3, n, layers, heads)
     policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
     total = policy.entries(n) * heads * layers
     session = run(policy, prompt)
-    assert len(peaks) == layers
-    assert max(peaks) <= total + n * heads
-    assert max(peaks) > total  # the layer that came last was whole when it was measured
+    assert sizes == sorted(sizes) and sizes[0] == n * heads and sizes[-1] == total
+    assert {rows for _, rows in places} == {total} and len(places) == 2
+    for name in ("keys", "values"):
+        parts = [getattr(layer, name) for layer in session.cache.layers]
+        assert sum(part.shape[0] for part in parts) == total
+        ends = [part.data_ptr() + part.shape[0] * 8 * 4 for part in parts if part.shape[0]]
+        starts = [part.data_ptr() for part in parts if part.shape[0]]
+        assert starts[1:] == ends[:-1] and (starts[0], total) in places
     assert session.cache.entries == total
-    rows = sum(layer.keys.shape[0] for layer in session.cache.layers)
-    assert rows == total
+    assert kept(session, prompt) == one_selection(prompt, 40, 8, 7, True)
 
 
 def test_budget_no_larger_than_the_window() -> None:

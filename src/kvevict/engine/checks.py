@@ -87,6 +87,19 @@ class Checks:
                 f"not {counts}"
             )
 
+    def shared(
+        self, allocator: object, layer: int, counts: Tensor, candidates: Tensor, total: int
+    ) -> None:
+        """Entries for each head of a layer that the device alone knows: ``total`` together."""
+        heads, most = candidates.shape
+        self.tensor(allocator, "counts on the device", counts, candidates, "int64", [heads])
+        error = self.refuse(
+            f"{_name(allocator)}.counts did not split {total} entries among the heads of layer "
+            f"{layer}, at most {most} for each"
+        )
+        within = (counts >= 0).all() & (counts <= most).all()
+        self._watched.append((error, within & (counts.sum() == total)))
+
     def protected(self, selector: object, spans: Any, entries: int) -> tuple[int, int]:
         """First and last entries that are always kept."""
         whole = isinstance(spans, tuple) and [type(span) for span in spans] == [int, int]

@@ -12,7 +12,7 @@ import torch
 
 from ..tensors import Tensor
 from .rows import Rows, Together, lengthen_tails, take
-from .session import Session
+from .session import Session, Start
 from .table import Table
 
 WORTH = 16  # steps to come for which to record: that takes as long as some three of them
@@ -39,7 +39,7 @@ class GraphStep(Rows):
         # positions and lengths of the tails.
         self._inputs = logits.new_zeros((3, places), dtype=torch.int64)
         self._logits = logits.new_empty((places, logits.shape[-1]))
-        self._launch: tuple[list[int], int] | None = None
+        self._launch: tuple[list, int] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def seat(self, sessions: list[Session]) -> GraphStep:
@@ -78,9 +78,10 @@ class GraphStep(Rows):
         """See :class:`Rows`: not recorded."""
         return Together(self.sessions).extend_hidden(hidden)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, hidden: Tensor, start: Start) -> Tensor:
         """See :class:`Rows`."""
-        return self._table.attend(layer, q, k, v, self._tail_lens)
+        q, k, v, rope = self.model.unturned(layer, hidden, start)
+        return self._table.attend(layer, q, k, v, self._tail_lens, rope)
 
     def _run(self) -> None:
         """Record or replay, and neither at first: compiling is nothing that a graph can hold."""

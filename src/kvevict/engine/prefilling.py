@@ -128,7 +128,7 @@ def prefill_hidden(
         hidden = parts[0] if len(parts) == 1 else namespace(hidden).cat(parts, dim=1)
         del parts
     for eviction in evictions:
-        eviction.checks.look()
+        eviction.finish()
     return [Session(model, e.cache, DecodeEviction.for_policy(e)) for e in evictions], hidden
 
 

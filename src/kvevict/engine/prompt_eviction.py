@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from math import prod
 from typing import Callable
 
@@ -12,9 +11,10 @@ from .. import noise
 from ..attention import Moments, Statistic
 from ..cache import KVCache, LayerCache
 from ..methods import LayerView, Policy
-from ..ops import nonzero, top_k
+from ..ops import nonzero
 from ..tensors import Tensor, integers, namespace
 from .checks import Checks
+from .model_wide import RunningBest
 
 
 class Eviction:
@@ -30,7 +30,7 @@ class Eviction:
         prefix_tokens: how many of its first tokens come before the context.
 
     Attributes:
-        cache: where the kept entries go.
+        cache: where the kept entries go; whole once :meth:`finish` was called.
         statistics: what the prefill has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
 
@@ -64,8 +64,12 @@ class Eviction:
         if self.active:
             asked = self.scorer.statistics(self.prompt)
             self.statistics = self.checks.statistics(self.scorer, asked)
+        self._layer = 0  # the next one
         self._allotted = 0  # entries beside the protected ones, of the layers so far
-        self._scores: Tensor | None = None  # of the entries held, for model-wide budgets
+        self._unread: list[tuple[LayerCache, Tensor]] = []  # whose lengths the device knows
+        self._best: RunningBest | None = None  # of all layers, for model-wide budgets
+        if self.active and self.allocator.scope == "model":
+            self._best = RunningBest(self.budget * kv_heads * layers)
 
     def noise_keys(self, layer: int, step: int = 0) -> list[int]:
         """The noise keys of a layer's kv heads; ``step`` counts evictions while decoding."""
@@ -79,32 +83,52 @@ class Eviction:
             scored: the layer's scores so far, shared by the policies that run on one prefill: those
                 with the same scorer and seed score once, unless the budget changes the scores.
         """
-        layer = len(self.cache.layers)
+        layer = self._layer
+        self._layer += 1
         if not self.active:
-            self._store(view)
+            self.cache.layers.append(self._compact(view))
             return
         scored = {} if scored is None else scored
         key = (self.scorer, self.policy.seed, self.prompt if self.scorer.by_budget else None)
         if key not in scored:
             scored[key] = self.score(view, layer)
         scores = scored[key]
-        if self.allocator.scope == "model":
-            self._store(view)
-            self._trim(scores)
+        if self._best:
+            self._best.add(self._compact(view), *self._ranked(scores, layer))
             return
         sinks, recent = self.sinks, self.recent
         chosen = self.select(scores, view, layer, sinks, recent, lambda c: self._counts(c, layer))
-        self._store(view, *chosen)
+        self._store(self._compact(view), *chosen)
 
-    def _store(
-        self, view: LayerView, mask: Tensor | None = None, lengths: list[int] | None = None
-    ) -> None:
-        """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h; or all."""
+    def finish(self) -> None:
+        """After the last layer: raise what the checks saw, and read what the device alone knows.
+
+        Raises:
+            FloatingPointError: scores or weights that are not finite.
+            InputError: a part that broke its contract.
+        """
+        self.checks.look()
+        if self._best:
+            self.cache.layers, self._best = self._best.layers(), None
+        if self._unread:
+            layers, lengths = zip(*self._unread)
+            self._unread.clear()
+            for layer, own in zip(layers, namespace(lengths[0]).stack(lengths).tolist()):
+                layer.lengths = own
+
+    def _compact(self, view: LayerView) -> LayerCache:
+        """All of a layer."""
         layer = LayerCache.compact(view.keys, view.values, self.record)
         if self.active and self.policy.decode_slack is not None:
             layer.columns = [_by_entry(statistic) for statistic in view.statistics]
-        if mask is not None:
-            layer.keep(nonzero(mask.reshape(-1), sum(lengths)), lengths)
+        return layer
+
+    def _store(self, layer: LayerCache, mask: Tensor, lengths: list[int] | Tensor) -> None:
+        """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h."""
+        if not isinstance(lengths, list):
+            self._unread.append((layer, lengths))
+            lengths = [self.budget * self.kv_heads]  # as of one head, until they are read
+        layer.keep(nonzero(mask.reshape(-1), sum(lengths)), lengths)
         self.cache.layers.append(layer)
 
     def score(self, view: LayerView, layer: int) -> Tensor:
@@ -131,8 +155,8 @@ class Eviction:
         layer: int,
         sinks: int,
         recent: int,
-        counts: Callable[[Tensor], list[int]],
-    ) -> tuple[Tensor, list[int]]:
+        counts: Callable[[Tensor], list[int] | Tensor],
+    ) -> tuple[Tensor, list[int] | Tensor]:
         """Protected entries and the selector's choice.
 
         Args:
@@ -140,7 +164,7 @@ class Eviction:
             counts: entries for each head, from the candidates' scores.
 
         Returns:
-            bool ``[kv_heads, N]``, and how many are set for each head.
+            bool ``[kv_heads, N]``, and how many are set for each head: a tensor if ``counts`` is.
         """
         ns = namespace(scores)
         heads, n = scores.shape
@@ -164,11 +188,19 @@ class Eviction:
             ns.ones((heads, recent), dtype=ns.bool, device=scores.device),
         ]
         mask = ns.cat([part for part in parts if part.shape[-1]], dim=-1)
+        if not isinstance(numbers, list):
+            return mask, numbers + (sinks + recent)
         return mask, [sinks + count + recent for count in numbers]
 
-    def _counts(self, candidates: Tensor, layer: int) -> list[int]:
+    def _counts(self, candidates: Tensor, layer: int) -> list[int] | Tensor:
         base = self.budget - self.sinks - self.recent
         counts = self.allocator.counts(candidates, base, layer, self.layers)
+        if isinstance(counts, type(candidates)):
+            shared = base * self.kv_heads
+            self.checks.shared(self.allocator, layer, counts, candidates, shared)
+            self._allotted += shared
+            counts = counts.clamp(min=0, max=candidates.shape[1])  # until the checks are looked at
+            return counts if self.selector.takes_highest else counts.tolist()
         self.checks.counts(self.allocator, counts, *candidates.shape)
         self._allotted += sum(counts)
         total = base * self.kv_heads * self.layers
@@ -179,38 +211,17 @@ class Eviction:
             )
         return counts
 
-    def _trim(self, scores: Tensor) -> None:
-        """Drop what can no longer be among the best of the whole model.
+    def _ranked(self, scores: Tensor, layer: int) -> tuple[Tensor, int]:
+        """For a model-wide budget: scores ``[kv_heads, N]``, and how many the layers so far keep.
 
-        An entry outside the best K of the layers so far stays outside when more layers come, so
-        the result is that of one selection after the last layer; K entries and one layer are the
-        most that is held.
+        Protected entries are the best of all.
         """
-        ns = namespace(scores)
-        position = ns.arange(self.n, device=scores.device)
+        position = namespace(scores).arange(self.n, device=scores.device)
         fixed = (position < self.sinks) | (position >= self.n - self.recent)
-        scores = scores.masked_fill(fixed, float("inf")).reshape(-1)
-        held = scores if self._scores is None else ns.cat([self._scores, scores], dim=0)
         protected = self.sinks + self.recent
         free = (self.budget - protected) * self.kv_heads * self.layers
-        most = protected * self.kv_heads * len(self.cache.layers) + free
-        if held.shape[0] > most:
-            rows = nonzero(top_k(held.unsqueeze(0), [most]).squeeze(0), most)
-            held = held.index_select(0, rows)
-            self._keep(rows)
-        self._scores = held
-
-    def _keep(self, rows: Tensor) -> None:
-        """Keep these of all entries held, which are counted through from the first layer's."""
-        ns = namespace(rows)
-        lengths = [length for layer in self.cache.layers for length in layer.lengths]
-        ends = [0, *accumulate(lengths)]
-        # How many come before each head's end: the one thing that the host has to wait for.
-        bounds = ns.searchsorted(rows, integers(ends, rows.dtype, like=rows)).tolist()
-        kept = [after - before for before, after in zip(bounds, bounds[1:])]
-        for index, layer in enumerate(self.cache.layers):
-            first, last = index * self.kv_heads, (index + 1) * self.kv_heads
-            layer.keep(rows[bounds[first] : bounds[last]], kept[first:last], ends[first])
+        most = protected * self.kv_heads * (layer + 1) + free
+        return scores.masked_fill(fixed, float("inf")), most
 
 
 def _of_entries(statistic: Tensor | Moments, span: slice) -> Tensor | Moments:

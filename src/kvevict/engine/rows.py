@@ -35,20 +35,20 @@ class Rows(ABC):
     def layers(self, hidden: Tensor, start: Start) -> Tensor:
         """All layers, of tokens at ``start``."""
         for layer in range(self.model.layers):
-            q, k, v = self.model.project(layer, hidden, start)
-            mixed = self.attend(layer, q, k, v).reshape(len(hidden), 1, -1)
+            mixed = self.attend(layer, hidden, start).reshape(len(hidden), 1, -1)
             hidden = self.model.finish_layer(layer, hidden, mixed)
         return hidden
 
     @abstractmethod
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Take ``[rows, heads, 1, head_dim]`` into the caches and attend: q's heads, row by row."""
+    def attend(self, layer: int, hidden: Tensor, start: Start) -> Tensor:
+        """Take ``[rows, 1, hidden]`` into a layer's caches and attend: q's heads, row by row."""
 
 
 class OneByOne(Rows):
     """Rows that attend one after another."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, layer: int, hidden: Tensor, start: Start) -> Tensor:
+        q, k, v = self.model.project(layer, hidden, start)
         rows = zip(self.sessions, *(x.unbind(0) for x in (q, k, v)))
         mixed = [session.attend(layer, *own) for session, *own in rows]
         return mixed[0] if len(mixed) == 1 else namespace(q).cat(mixed, dim=0)
@@ -71,8 +71,9 @@ class Together(Rows):
         lengthen_tails(self.sessions)
         return hidden
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._table.attend(layer, q, k, v, self._tail_lens)
+    def attend(self, layer: int, hidden: Tensor, start: Start) -> Tensor:
+        q, k, v, rope = self.model.unturned(layer, hidden, start)
+        return self._table.attend(layer, q, k, v, self._tail_lens, rope)
 
 
 def lengthen_tails(sessions: list[Session]) -> None:

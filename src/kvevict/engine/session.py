@@ -47,6 +47,16 @@ class Decoder(Protocol):
         As :meth:`project` applies them; None for a layer without RoPE. See :mod:`kvevict.rotary`.
         """
 
+    def unturned(
+        self, layer: int, hidden: Tensor, start: Start
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """As :meth:`project` but before RoPE, and the cosines and sines by which to turn.
+
+        Returns:
+            q, k, v, and tables as :func:`kvevict.kernels.turn` takes them; None where nothing is
+            left to do.
+        """
+
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         """The rest of the layer, given attention's output ``[batch, tokens, heads · d]``."""
 

@@ -37,7 +37,8 @@ class Table:
         self._held: list[tuple[ref, int] | None] = [None] * places
         self._capacities = [1] * places
         self._spare = spare
-        self.launch: tuple[list[int], int] = ([0] * layers, 1)
+        self._shares: Tensor | None = None  # [layers, …], what the kernel calls places
+        self.launch = ([kernels.Chunks(1, 0)] * layers, 1)
 
     def put(self, caches: list[KVCache | None]) -> None:
         """Have these caches in the places, None in a free one; each is given room for a token."""
@@ -47,23 +48,37 @@ class Table:
         if moved:
             flat = self._host.reshape(*self._host.shape[:2], -1)
             self._rows[:] = integers(flat, self._rows.dtype, like=self._rows)
-            self._make_launch(flat[:, 4].tolist())
+            self._make_launch(flat[:, 4])
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, tail_lens: Tensor) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tail_lens: Tensor,
+        rope: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Write a token to each tail, and attend.
 
         Args:
             q, k, v: ``[places, heads, 1, head_dim]``.
             tail_lens: int32 ``[places]``, the new token included.
+            rope: tables by which queries and keys are still to be turned, see
+                :meth:`~kvevict.engine.session.Decoder.unturned`.
 
         Returns:
             ``[places · query_heads, 1, head_dim]``.
         """
         head_dim, rows = q.shape[-1], self._rows[layer]
-        kernels.append(k.reshape(-1, head_dim), v.reshape(-1, head_dim), rows, tail_lens)
+        if rope:
+            q = kernels.turn_and_append(q, k, v, *rope, rows, tail_lens)
+        else:
+            kernels.append(k.reshape(-1, head_dim), v.reshape(-1, head_dim), rows, tail_lens)
+            q = q.reshape(-1, 1, head_dim)
         chunks, capacity = self.launch
-        q = q.reshape(-1, 1, head_dim)
-        return kernels.decode_attention(q, rows, tail_lens, chunks[layer], capacity)
+        places = self._shares[layer]
+        return kernels.decode_attention(q, rows, tail_lens, chunks[layer], capacity, places)
 
     def _moved(self, place: int, cache: KVCache | None) -> bool:
         """Whether a place has had another cache, or the same one elsewhere."""
@@ -86,10 +101,28 @@ class Table:
         self._capacities[place] = first.tail_keys.shape[1]
         self._host[:, :, place] = [layer.table() for layer in cache.layers]
 
-    def _make_launch(self, lengths: list[list[int]]) -> None:
-        """Enough programs for heads of these lengths in each layer; the same ones if they do."""
+    def _make_launch(self, lengths: np.ndarray) -> None:
+        """Enough programs for heads of ``lengths [layers, heads]``; the same ones if they do."""
         chunks, capacity = self.launch
-        needed = [kernels.count_chunks(layer) for layer in lengths]
-        if any(now > made for now, made in zip(needed, chunks)):
-            chunks = [ceil(count * self._spare) for count in needed]
+        needed = [(-(-own // made.entries)).sum() for own, made in zip(lengths, chunks)]
+        if any(now > made.count for now, made in zip(needed, chunks)):
+            fresh = map(kernels.count_chunks, lengths.tolist())
+            chunks = [kernels.Chunks(size, ceil(count * self._spare)) for size, count in fresh]
         self.launch = (chunks, max(capacity, *self._capacities))
+        shares = share_out(lengths, chunks)
+        if self._shares is None or list(self._shares.shape) != list(shares.shape):
+            self._shares = self._rows.new_empty(shares.shape, dtype=namespace(self._rows).int32)
+        self._shares[:] = integers(shares, self._shares.dtype, like=self._shares)
+
+
+def share_out(lengths: np.ndarray, chunks: list[kernels.Chunks]) -> np.ndarray:
+    """By layer what :func:`kvevict.kernels.decode_attention` takes for ``places``."""
+    layers, heads = lengths.shape
+    programs = max(made.count for made in chunks)
+    programs += -(programs + heads) % 4  # 16 bytes, so that all rows are aligned alike
+    shares = np.full((layers, programs + heads), heads - 1, np.int32)
+    for own, made, share in zip(lengths, chunks, shares):
+        counts = -(-own // made.entries)
+        share[: counts.sum()] = np.repeat(np.arange(heads), counts)
+        share[programs:] = counts.cumsum() - counts
+    return shares

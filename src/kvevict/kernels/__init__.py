@@ -6,18 +6,26 @@ Importing this needs Triton 3.4 or newer. Nothing here waits for the device.
 from __future__ import annotations
 
 from .columns import column_statistic
-from .decode import append, count_chunks, decode_attention
+from .decode import Chunks, count_chunks, decode_attention
+from .layer import add_rms_norm, append, gated, rms_norm, turn, turn_and_append
 from .projection import quadratic_norms
-from .selection import positions, take, top_k, uniform
+from .selection import positions, take, take_joined, top_k, uniform
 
 __all__ = [
+    "Chunks",
+    "add_rms_norm",
     "append",
     "column_statistic",
     "count_chunks",
     "decode_attention",
+    "gated",
     "positions",
     "quadratic_norms",
+    "rms_norm",
     "take",
+    "take_joined",
     "top_k",
+    "turn",
+    "turn_and_append",
     "uniform",
 ]

@@ -2,8 +2,9 @@
 
 The heads are those of one sequence or of many, and a table says where the entries of each lie: they
 stay where they are when sequences join a batch or leave it. They are cut into chunks of equal size,
-so that a head with ten times the entries gets ten times the programs; a second launch combines the
-chunks of each head. The query heads of a group share a tile: keys and values are read once.
+so that a head with ten times the entries gets ten times the programs, and of a size that gives all
+multiprocessors some; a second launch combines the chunks of each head. The query heads of a group
+share a tile: keys and values are read once.
 
 A table is int64 ``[5, kv_heads]``: the addresses of each head's first key and value, of its tail's
 first key and value, and how many entries it has before the tail. Entries of ``head_dim`` numbers
@@ -14,20 +15,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..tensors import Tensor, namespace
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
-CHUNK = 1024  # entries that a program reads
+KEYS = 64  # entries that a program reads at a time
+SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks of a prefix; those of tails are LONGEST
+PROGRAMS = 264  # that a card runs at a time: two on each multiprocessor of an H100
+NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
 
 
-def count_chunks(lengths: Iterable[int]) -> int:
-    """How many programs read heads of so many entries."""
-    return sum(triton.cdiv(length, CHUNK) for length in lengths)
+class Chunks(NamedTuple):
+    """How the prefixes of a launch's heads are shared out.
+
+    Attributes:
+        entries: that a program reads at most.
+        count: programs.
+    """
+
+    entries: int
+    count: int
+
+
+def count_chunks(lengths: Iterable[int], entries: int | None = None) -> Chunks:
+    """Chunks for heads of so many entries: as many as run at a time, unless their size is given."""
+    lengths = list(lengths)
+    if entries is None:
+        share = triton.cdiv(triton.cdiv(sum(lengths), PROGRAMS), KEYS) * KEYS
+        entries = min(max(share, SHORTEST), LONGEST)
+    return Chunks(entries, sum(triton.cdiv(length, entries) for length in lengths))
 
 
 def decode_attention(
-    q: Tensor, table: Tensor, tail_lens: Tensor, prefix_chunks: int, capacity: int
+    q: Tensor,
+    table: Tensor,
+    tail_lens: Tensor,
+    chunks: Chunks,
+    capacity: int,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Attention of the newest tokens over compacted prompts and the tokens decoded since.
 
@@ -40,8 +66,11 @@ def decode_attention(
         table: the kv heads of one sequence after another.
         tail_lens: int32 ``[sequences]``, the tokens in their tails, the new ones included; new
             token i sees all but the ``new - 1 - i`` last.
-        prefix_chunks: :func:`count_chunks` of the table's lengths, or more.
+        chunks: :func:`count_chunks` of the table's lengths; there may be more than these need.
         capacity: of the longest tail, in tokens.
+        places: int32, which head each program reads, and behind those, as the last ``kv_heads``,
+            each head's first program. A program beyond those needed reads the last head. Without
+            it every program counts through all heads.
 
     Returns:
         ``[query_heads, new, head_dim]``.
@@ -54,36 +83,30 @@ def decode_attention(
     query_heads, new, head_dim = q.shape
     kv_heads, sequences = table.shape[1], tail_lens.shape[0]
     group = query_heads // kv_heads
-    tail_chunks = triton.cdiv(capacity, CHUNK)
-    slots = prefix_chunks + kv_heads * tail_chunks
+    tail_chunks = triton.cdiv(capacity, LONGEST)
+    slots = chunks.count + kv_heads * tail_chunks
     rows = group * new
     float32 = namespace(q).float32
     partial = q.new_empty([slots, rows, head_dim], dtype=float32)
     partial_lse = q.new_empty([slots, rows], dtype=float32)
     out = q.new_empty([query_heads, new, head_dim])
+    placed = places is not None
+    places, firsts = (places, places.shape[0] - kv_heads) if placed else (table, 0)
     # A batch of another size compiles nothing anew, but for powers of two.
-    padded = triton.next_power_of_2(kv_heads)
-    sizes = {"KV_HEADS_PADDED": padded, "GROUP": group, "D": head_dim, "CHUNK": CHUNK}
+    padded = 1 if placed else triton.next_power_of_2(kv_heads)
+    sizes = {"PLACED": placed, "KV_HEADS_PADDED": padded, "GROUP": group, "D": head_dim}
     _chunks[(slots,)](
-        q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chunks, tail_chunks,
+        q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, *chunks,
+        tail_chunks,
         *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
-        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=64, num_warps=4, num_stages=3,
+        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, TAIL=LONGEST, num_warps=4,
+        num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
-        partial, partial_lse, table, out, kv_heads, rows, prefix_chunks, tail_chunks, **sizes,
-        num_warps=8,
+        partial, partial_lse, table, places, firsts, out, kv_heads, rows, *chunks, tail_chunks,
+        **sizes, num_warps=8,
     )  # fmt: skip
     return out
-
-
-def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
-    """Write one token of each sequence to its tail, ``[kv_heads, head_dim]`` each, as the last."""
-    k, v = row_major(k), row_major(v)
-    kv_heads, head_dim = k.shape
-    _append[(kv_heads,)](
-        k, v, table, tail_lens, kv_heads, k.stride()[0], v.stride()[0],
-        SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
-    )  # fmt: skip
 
 
 @triton.jit
@@ -94,46 +117,44 @@ def _address(table, which, head, kv_heads, like):
 
 
 @triton.jit
-def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.constexpr,
-            D: tl.constexpr):  # fmt: skip
-    head = tl.program_id(0)
-    d = tl.arange(0, D)
-    place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
-    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
-    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
-
-
-@triton.jit
-def _prefix_chunks(table, kv_heads, KV_HEADS_PADDED: tl.constexpr, CHUNK: tl.constexpr):
+def _prefix_chunks(table, kv_heads, entries, KV_HEADS_PADDED: tl.constexpr):
     """How many chunks each head has, and the first slot behind its own."""
     head = tl.arange(0, KV_HEADS_PADDED)
     length = tl.load(table + 4 * kv_heads + head, mask=head < kv_heads, other=0).to(tl.int32)
-    count = tl.cdiv(length, CHUNK)
+    count = tl.cdiv(length, entries)
     return count, tl.cumsum(count)
 
 
-@triton.jit
-def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chunks, tail_chunks,
-            q_head, q_token, log2_scale, KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr,
-            GROUP: tl.constexpr, D: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr,
-            KEYS: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
+def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, chunk,
+            prefix_chunks, tail_chunks, q_head, q_token, log2_scale, PLACED: tl.constexpr,
+            KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr, GROUP: tl.constexpr,
+            D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+            TAIL: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
     d = tl.arange(0, D)
     if slot < prefix_chunks:
-        count, last = _prefix_chunks(table, kv_heads, KV_HEADS_PADDED, CHUNK)
-        kv_head = tl.sum((last <= slot).to(tl.int32))
-        kv_head = tl.minimum(kv_head, kv_heads - 1)  # a slot to spare: no entries are left for it
-        chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
-        begin = (slot - tl.sum(tl.where(chosen, last - count, 0))) * CHUNK
+        if PLACED:
+            kv_head = tl.load(places + slot)
+            first = tl.load(places + firsts + kv_head)
+        else:
+            count, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
+            kv_head = tl.sum((last <= slot).to(tl.int32))
+            kv_head = tl.minimum(kv_head, kv_heads - 1)  # a slot to spare: no entries are left
+            chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
+            first = tl.sum(tl.where(chosen, last - count, 0))
+        begin = (slot - first) * chunk
         entries = tl.load(table + 4 * kv_heads + kv_head).to(tl.int32)
+        end = tl.minimum(begin + chunk, entries)
         visible = tl.zeros([ROWS], tl.int32) + entries
         part = 0
     else:
         kv_head = (slot - prefix_chunks) // tail_chunks
-        begin = (slot - prefix_chunks) % tail_chunks * CHUNK
+        begin = (slot - prefix_chunks) % tail_chunks * TAIL
         entries = tl.load(tail_lens + kv_head // SEQUENCE)
+        end = tl.minimum(begin + TAIL, entries)
         visible = entries - (new - 1 - token)
         part = 2
     keys = _address(table, part, kv_head, kv_heads, q)
@@ -145,7 +166,7 @@ def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chu
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, D], tl.float32)
-    for start in range(begin, tl.minimum(begin + CHUNK, entries), KEYS):
+    for start in range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
         inside = (key < entries)[:, None]
         entry = key[:, None] * D + d[None, :]
@@ -169,32 +190,36 @@ def _chunks(q, table, tail_lens, partial, partial_lse, kv_heads, new, prefix_chu
     tl.store(partial_lse + at, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
 
 
-@triton.jit
-def _combine(partial, partial_lse, table, out, kv_heads, rows, prefix_chunks, tail_chunks,
-             KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr,
-             CHUNK: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=NUMBERS)
+def _combine(partial, partial_lse, table, places, firsts, out, kv_heads, rows, chunk, prefix_chunks,
+             tail_chunks, PLACED: tl.constexpr, KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr,
+             D: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
-    count, last = _prefix_chunks(table, kv_heads, KV_HEADS_PADDED, CHUNK)
-    chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
-    count = tl.sum(tl.where(chosen, count, 0))
-    first = tl.sum(tl.where(chosen, last, 0)) - count
+    if PLACED:
+        count = tl.cdiv(tl.load(table + 4 * kv_heads + kv_head).to(tl.int32), chunk)
+        first = tl.load(places + firsts + kv_head)
+    else:
+        counts, last = _prefix_chunks(table, kv_heads, chunk, KV_HEADS_PADDED)
+        chosen = tl.arange(0, KV_HEADS_PADDED) == kv_head
+        count = tl.sum(tl.where(chosen, counts, 0))
+        first = tl.sum(tl.where(chosen, last, 0)) - count
     d = tl.arange(0, D)
     peak = tl.full([], -1e30, tl.float32)  # a number, so that chunks that saw nothing weigh 0
     total = tl.zeros([], tl.float32)
     mixed = tl.zeros([D], tl.float32)
     for start in range(0, count + tail_chunks, 64):
-        chunk = start + tl.arange(0, 64)
-        in_tail = prefix_chunks + kv_head * tail_chunks + chunk - count
-        at = tl.where(chunk < count, first + chunk, in_tail).to(tl.int64) * rows + row
-        inside = chunk < count + tail_chunks
+        part = start + tl.arange(0, 64)
+        in_tail = prefix_chunks + kv_head * tail_chunks + part - count
+        at = tl.where(part < count, first + part, in_tail).to(tl.int64) * rows + row
+        inside = part < count + tail_chunks
         lse = tl.load(partial_lse + at, mask=inside, other=float("-inf"))
-        part = tl.load(partial + at[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
+        own = tl.load(partial + at[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
         higher = tl.maximum(peak, tl.max(lse))
         weights = tl.exp2(lse - higher)
         shrink = tl.exp2(peak - higher)
         total = total * shrink + tl.sum(weights)
-        mixed = mixed * shrink + tl.sum(weights[:, None] * part, axis=0)
+        mixed = mixed * shrink + tl.sum(weights[:, None] * own, axis=0)
         peak = higher
     # out is [query_heads, new, head_dim], and a head's rows are [group, new].
     tl.store(out + tl.program_id(0).to(tl.int64) * D + d, mixed / total)

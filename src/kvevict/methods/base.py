@@ -7,8 +7,8 @@ three, one short file each in this package.
 Whoever writes a part inherits from its class here, decorates it ``@dataclass(frozen=True)`` and
 overrides what the class says. All tensors are the framework's own: use the methods that Paddle and
 PyTorch share, and :mod:`kvevict.ops` and :mod:`kvevict.tensors` where they differ. Several policies
-look at one view: write to nothing in it. Nothing may make a GPU wait: no ``if`` on a tensor, no
-``tolist`` (an allocator may). What a part returns is checked; what does not fit ends in one
+look at one view: write to nothing in it. Nothing should make a GPU wait: no ``if`` on a tensor, no
+``tolist``. What a part returns is checked; what does not fit ends in one
 sentence that names the part.
 """
 
@@ -123,7 +123,7 @@ class Allocator(Settings):
 
     scope: ClassVar[Literal["layer", "model"]] = "layer"
 
-    def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> list[int]:
+    def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> list[int] | Tensor:
         """Split a layer's budget.
 
         Args:
@@ -133,7 +133,8 @@ class Allocator(Settings):
 
         Returns:
             Entries for each kv head, from 0 to ``candidates``. Over all layers they add up to
-            base · kv_heads · layers.
+            base · kv_heads · layers; as int64 ``[kv_heads]`` on the device, where a GPU need not
+            wait for them, each layer's to base · kv_heads.
         """
         raise InputError(f"{type(self).__name__} must define counts(scores, base, layer, layers)")
 
@@ -157,13 +158,14 @@ class Selector(Settings):
         return 0, 0
 
     def __call__(
-        self, scores: Tensor, counts: list[int], view: LayerView, prompt: PromptShape
+        self, scores: Tensor, counts: list[int] | Tensor, view: LayerView, prompt: PromptShape
     ) -> Tensor:
         """Choose among the candidates: the entries between the protected ones.
 
         Args:
             scores: float32 ``[kv_heads, candidates]``.
-            counts: how many to keep for each head, at most ``candidates``.
+            counts: how many to keep for each head, at most ``candidates``; where the selector
+                ``takes_highest``, it may be int64 ``[kv_heads]`` on the device.
             view: of the candidates.
             prompt: the whole prompt's shape.
 

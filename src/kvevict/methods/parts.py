@@ -34,19 +34,19 @@ class LayerShared(Allocator):
 
     alpha_safeguard: Ratio = Ratio(0.2)
 
-    def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> list[int]:
+    def counts(self, scores: Tensor, base: int, layer: int, layers: int) -> Tensor:
         heads = scores.shape[0]
         sure = top_k(scores, [self.alpha_safeguard.of(base)] * heads)
         ranked = scores.masked_fill(sure, float("inf")).reshape(1, -1)
-        return top_k(ranked, [base * heads]).reshape(heads, -1).sum(dim=-1).tolist()
+        return top_k(ranked, [base * heads]).reshape(heads, -1).sum(dim=-1)
 
 
 @dataclass(frozen=True)
 class ModelWide(Allocator):
     """One ranking over all layers, heads and positions (LaProx).
 
-    The selection runs along with the prefill (``Eviction._trim``): there are no counts to give
-    before the last layer.
+    The selection runs along with the prefill (:mod:`kvevict.engine.model_wide`): there are no
+    counts to give before the last layer.
     """
 
     scope: ClassVar[str] = "model"
@@ -94,7 +94,7 @@ class TopK(Selector):
         return budget.protected(entries, self.n_sink, self.recent)
 
     def __call__(
-        self, scores: Tensor, counts: list[int], view: LayerView, prompt: PromptShape
+        self, scores: Tensor, counts: list[int] | Tensor, view: LayerView, prompt: PromptShape
     ) -> Tensor:
         return top_k(scores, counts)
 

@@ -11,6 +11,7 @@ from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
+from ...ops import kernels
 from ...rotary import Tables
 from ...tensors import Tensor
 from ..common import Rotations
@@ -42,6 +43,7 @@ class TorchDecoder(Decoder):
         self.max_positions = max_positions({**config.to_dict(), "rope_scaling": scaling})
         self._qk_norm, self._nope = family.qk_norm, family.nope
         self._rotary = rotary
+        self._silu = config.hidden_act == "silu"
         self._rotations = Rotations(self.layers, partial(_tables, rotary))
 
     def _layer(self, layer: int) -> torch.nn.Module:
@@ -56,20 +58,25 @@ class TorchDecoder(Decoder):
 
     @torch.no_grad()
     def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, rope = self.unturned(layer, hidden, start)
+        return (_rotate(q, *rope), _rotate(k, *rope), v) if rope else (q, k, v)
+
+    @torch.no_grad()
+    def unturned(
+        self, layer: int, hidden: Tensor, start: Start
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         block = self._layer(layer)
-        x = block.input_layernorm(hidden)
+        x = _rms_norm(block.input_layernorm, hidden)
         attention = block.self_attn
         q, k, v = (
             projection(x).view(*hidden.shape[:2], -1, self.head_dim)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         if self._qk_norm:
-            q, k = attention.q_norm(q), attention.k_norm(k)
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        cos, sin = self._rotations(layer, start, x)
-        if self._nope and not attention.use_rope:
-            return q, k, v
-        return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+            q, k = _rms_norm(attention.q_norm, q), _rms_norm(attention.k_norm, k)
+        rope = self._rotations(layer, start, x)
+        turns = not self._nope or attention.use_rope
+        return *(heads.transpose(1, 2) for heads in (q, k, v)), rope if turns else None
 
     @torch.no_grad()
     def rotary(self, layer: int, start: int, tokens: int) -> Tables:
@@ -84,12 +91,17 @@ class TorchDecoder(Decoder):
     @torch.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         block = self._layer(layer)
-        hidden = hidden + block.self_attn.o_proj(mixed)
-        return hidden + block.mlp(block.post_attention_layernorm(hidden))
+        norm, mlp, mixed = block.post_attention_layernorm, block.mlp, block.self_attn.o_proj(mixed)
+        if (gpu := kernels(hidden)) and self._silu:
+            hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
+            return _add_product(hidden, gpu.gated(mlp.gate_proj(x), mlp.up_proj(x)), mlp.down_proj)
+        hidden = hidden + mixed
+        return hidden + mlp(norm(hidden))
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = self.model.lm_head(self.model.base_model.norm(hidden[:, -1:]))[:, 0].float()
+        last = _rms_norm(self.model.base_model.norm, hidden[:, -1:])
+        logits = self.model.lm_head(last)[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
@@ -109,7 +121,22 @@ def _tables(
     return rotary(like, positions.reshape(-1, tokens))
 
 
+def _rms_norm(norm: torch.nn.Module, x: Tensor) -> Tensor:
+    gpu = kernels(x)
+    return gpu.rms_norm(x, norm.weight, norm.variance_epsilon) if gpu else norm(x)
+
+
+def _add_product(hidden: Tensor, x: Tensor, linear: torch.nn.Linear) -> Tensor:
+    """``hidden + linear(x)``, written to ``hidden`` by the product itself where it can."""
+    if linear.bias is not None:
+        return hidden + linear(x)
+    hidden.view(-1, hidden.shape[-1]).addmm_(x.view(-1, x.shape[-1]), linear.weight.t())
+    return hidden
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE on ``[sequences, heads, tokens, head_dim]``, halves rotated as in transformers."""
+    if gpu := kernels(x):
+        return gpu.turn(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)

@@ -1,0 +1,199 @@
+"""What a layer does beside its products and attention: norms, RoPE, the gate, the tail.
+
+Each is a handful of small kernels in a framework, which a decoded token hardly fills: launching
+them takes longer than their work. Numbers are widened to float32, and rounded where they are
+stored.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..tensors import Tensor
+from .decode import _address
+from .runtime import row_major, tl, triton
+
+COLUMNS = 1024  # of the gate, for a program
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axis, of any shape."""
+    return _norm(x, None, weight, eps)[1]
+
+
+def add_rms_norm(x: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x + more``, in a tensor of its own, and its :func:`rms_norm`."""
+    return _norm(x, more, weight, eps)
+
+
+def _norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x, added, width = x.contiguous(), more is not None, x.shape[-1]
+    more, sums = (more.contiguous(), x.new_empty(x.shape)) if added else (x, x)
+    out, padded = x.new_empty(x.shape), triton.next_power_of_2(width)
+    _rms_norm[(math.prod(x.shape[:-1]),)](
+        x, more, weight, sums, out, width, eps, ADDED=added, PADDED=padded,
+        num_warps=max(1, min(16, padded // 512)),
+    )  # fmt: skip
+    return sums, out
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, of one shape."""
+    gate, up = gate.contiguous(), up.contiguous()
+    out, width = gate.new_empty(gate.shape), gate.shape[-1]
+    grid = (math.prod(gate.shape[:-1]), triton.cdiv(width, COLUMNS))
+    _gated[grid](gate, up, out, width, COLUMNS=COLUMNS)
+    return out
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE on queries or keys, halves turned together.
+
+    Args:
+        x: ``[batch, heads, tokens, head_dim]``.
+        cos, sin: ``[tokens, head_dim]``, or that for each of the batch. Their second halves are
+            looked at: in Paddle's tables the first half of the sines has the turn's sign.
+
+    Returns:
+        The same shape, tokens after tokens in memory, as projections make them.
+    """
+    batch, heads, tokens, head_dim = x.shape
+    x = x if x.stride()[-1] == 1 else x.contiguous()
+    cos, sin, apart = _tables(cos, sin, tokens)
+    out = x.new_empty([batch, tokens, heads, head_dim])
+    _turn[(tokens, batch)](
+        x, cos, sin, out, heads, *x.stride()[:3], apart, D=head_dim,
+        PADDED=triton.next_power_of_2(head_dim // 2), HEADS=min(32, triton.next_power_of_2(heads)),
+    )  # fmt: skip
+    return out.swapaxes(1, 2)
+
+
+def turn_and_append(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, table: Tensor, tail_lens: Tensor
+) -> Tensor:
+    """:func:`turn` for one token of each sequence, whose key and value end its tail.
+
+    Args:
+        q, k, v: ``[sequences, heads, 1, head_dim]``; q and k as projected.
+        cos, sin: ``[1, head_dim]``, or that for each sequence, see :func:`turn`.
+        table, tail_lens: see :func:`~kvevict.kernels.decode.decode_attention`.
+
+    Returns:
+        The queries, turned, ``[sequences · query_heads, 1, head_dim]``.
+    """
+    q, k, v = row_major(q), row_major(k), row_major(v)
+    cos, sin, apart = _tables(cos, sin, 1)
+    sequences, query_heads, _, head_dim = q.shape
+    kv_heads = k.shape[1]
+    out = q.new_empty([sequences * query_heads, 1, head_dim])
+    _turn_and_append[(query_heads + kv_heads, sequences)](
+        q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, *q.stride()[:2],
+        *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def append(k: Tensor, v: Tensor, table: Tensor, tail_lens: Tensor) -> None:
+    """Write one token of each sequence to its tail, ``[kv_heads, head_dim]`` each, as the last."""
+    k, v = row_major(k), row_major(v)
+    kv_heads, head_dim = k.shape
+    _append[(kv_heads,)](
+        k, v, table, tail_lens, kv_heads, k.stride()[0], v.stride()[0],
+        SEQUENCE=kv_heads // tail_lens.shape[0], D=head_dim, num_warps=1,
+    )  # fmt: skip
+
+
+def _tables(cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, int]:
+    """Both, and how far one sequence's part is from the next one's: 0 where all share it."""
+    each = tokens * cos.shape[-1]
+    return cos.contiguous(), sin.contiguous(), each if math.prod(cos.shape) > each else 0
+
+
+@triton.jit
+def _rms_norm(x, more, weight, sums, out, width, eps, ADDED: tl.constexpr, PADDED: tl.constexpr):
+    column = tl.arange(0, PADDED)
+    inside = column < width
+    at = tl.program_id(0).to(tl.int64) * width + column
+    row = tl.load(x + at, mask=inside, other=0.0)
+    if ADDED:
+        row = row.to(tl.float32) + tl.load(more + at, mask=inside, other=0.0).to(tl.float32)
+        row = row.to(sums.dtype.element_ty)
+        tl.store(sums + at, row, mask=inside)
+    row = row.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(row * row) / width + eps)
+    row *= scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, row.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gated(gate, up, out, width, COLUMNS: tl.constexpr):
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < width
+    at = tl.program_id(0).to(tl.int64) * width + column
+    x = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (x / (1.0 + tl.exp(-x)) * y).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _turned(first, second, cos, sin):
+    """Both halves of entries, in float32."""
+    first, second = first.to(tl.float32), second.to(tl.float32)
+    return first * cos - second * sin, second * cos + first * sin
+
+
+@triton.jit
+def _turn(x, cos, sin, out, heads, x_batch, x_head, x_token, table_batch, D: tl.constexpr,
+          PADDED: tl.constexpr, HEADS: tl.constexpr):  # fmt: skip
+    token, batch = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    d = tl.arange(0, PADDED)
+    half = batch * table_batch + token * D + D // 2 + d
+    c = tl.load(cos + half, mask=d < D // 2, other=0.0).to(tl.float32)
+    s = tl.load(sin + half, mask=d < D // 2, other=0.0).to(tl.float32)
+    x += batch * x_batch + token * x_token
+    out += (batch * tl.num_programs(0) + token) * heads * D
+    for start in range(0, heads, HEADS):
+        head = (start + tl.arange(0, HEADS))[:, None]
+        at, inside = x + head * x_head + d[None, :], (head < heads) & (d < D // 2)[None, :]
+        first = tl.load(at, mask=inside, other=0.0)
+        second = tl.load(at + D // 2, mask=inside, other=0.0)
+        first, second = _turned(first, second, c[None, :], s[None, :])
+        at = out + head * D + d[None, :]
+        tl.store(at, first.to(out.dtype.element_ty), mask=inside)
+        tl.store(at + D // 2, second.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.constexpr,
+            D: tl.constexpr):  # fmt: skip
+    head = tl.program_id(0)
+    d = tl.arange(0, D)
+    place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
+    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
+    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
+
+
+@triton.jit
+def _turn_and_append(q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, q_sequence,
+                     q_head, k_sequence, k_head, v_sequence, v_head, table_sequence,
+                     D: tl.constexpr):  # fmt: skip
+    head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    kv_head = head - query_heads
+    d = tl.arange(0, D // 2)
+    if kv_head < 0:
+        source = q + sequence * q_sequence + head * q_head
+        target = out + (sequence * query_heads + head) * D
+    else:
+        all_heads, row = kv_heads * tl.num_programs(1), sequence * kv_heads + kv_head
+        place = (tl.load(tail_lens + sequence) - 1).to(tl.int64) * D
+        source = k + sequence * k_sequence + kv_head * k_head
+        target = _address(table, 2, row, all_heads, out) + place
+        value = v + sequence * v_sequence + kv_head * v_head + d
+        values = _address(table, 3, row, all_heads, out) + place + d
+        tl.store(values, tl.load(value))
+        tl.store(values + D // 2, tl.load(value + D // 2))
+    half = sequence * table_sequence + D // 2 + d
+    c, s = tl.load(cos + half).to(tl.float32), tl.load(sin + half).to(tl.float32)
+    first, second = _turned(tl.load(source + d), tl.load(source + D // 2 + d), c, s)
+    tl.store(target + d, first.to(out.dtype.element_ty))
+    tl.store(target + D // 2 + d, second.to(out.dtype.element_ty))

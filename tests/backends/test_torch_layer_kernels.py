@@ -1,0 +1,63 @@
+"""A layer by this library's kernels is that of PyTorch's own operations, in every family."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from tests.kernels.dense import DEVICE, kernels, torch
+
+pytest.importorskip("transformers", reason="PyTorch has an environment of its own")
+
+from kvevict import backends
+from tests.rounding import assert_same
+from tests.tiny_families import CONFIGS, write_family
+
+MODULE = import_module("kvevict.backends.torch.decoder")  # its package calls a class by that name
+
+
+@pytest.fixture(params=CONFIGS)
+def decoder(request, tmp_path) -> MODULE.TorchDecoder:
+    path = write_family(tmp_path / "model", request.param)
+    device = "gpu" if DEVICE == "cuda" else "cpu"
+    return backends.load(path, device=device, dtype="float32", framework="pytorch").decoder()
+
+
+def layers(decoder: MODULE.TorchDecoder, hidden: torch.Tensor, start) -> list[torch.Tensor]:
+    """What every layer makes of hidden states and of what could have been attention's output."""
+    found = []
+    for layer in range(decoder.layers):
+        q, k, v = decoder.project(layer, hidden, start)
+        found += [q, k, v]
+        hidden = decoder.finish_layer(layer, hidden, q.transpose(1, 2).flatten(2))
+        found.append(hidden)
+    return [*found, decoder.logits(hidden)]
+
+
+@pytest.mark.parametrize("start", [7, (3, 0, 90), "device"], ids=str)
+def test_layers_by_kernels(decoder, start, monkeypatch) -> None:
+    tokens = 4 if start == 7 else 1
+    if start == "device":
+        start = torch.tensor([5, 60, 1], device=DEVICE)
+    hidden = torch.randn(3, tokens, 64, device=DEVICE)
+    before = hidden.clone()
+    monkeypatch.setattr(MODULE, "kernels", lambda x: None)
+    expected = layers(decoder, hidden, start)
+    monkeypatch.setattr(MODULE, "kernels", lambda x: kernels)
+    got = layers(decoder, hidden, start)
+    for one, other in zip(expected, got):
+        assert_same(one.cpu(), other.cpu())
+    assert torch.equal(hidden, before)
+
+
+def test_rope_is_left_to_those_who_write_to_tails(decoder) -> None:
+    """Unturned queries and keys, turned by the tables beside them, are those of ``project``."""
+    hidden = torch.randn(2, 1, 64, device=DEVICE)
+    for layer in range(decoder.layers):
+        turned = decoder.project(layer, hidden, 40)
+        q, k, v, rope = decoder.unturned(layer, hidden, 40)
+        if rope:
+            q, k = kernels.turn(q, *rope), kernels.turn(k, *rope)
+        for one, other in zip(turned, (q, k, v)):
+            assert_same(one.cpu(), other.cpu())
