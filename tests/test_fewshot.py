@@ -1,4 +1,4 @@
-"""The script for NACL's table 1: its tables and what it refuses; the whole of it where it can run."""
+"""NACL's table 1 by script: its tables, what it refuses, and the whole of it where it can run."""
 
 from __future__ import annotations
 
