@@ -165,10 +165,14 @@ def test_unanswerable_questions_are_left_out():
 
 @pytest.mark.parametrize("task", STREAMS)
 def test_a_length_without_room_is_refused(task):
-    if task == "fwe":
-        return  # takes any
-    with pytest.raises(InputError, match=f"200 tokens are too few for an example of {task}"):
-        samples(task, 200)
+    for length in (1, 20, 70, 200):
+        if (task, length) == ("fwe", 200):
+            assert [len(sample.answers) for sample in samples(task, length)] == [3] * 4
+            continue
+        with pytest.raises(
+            InputError, match=f"{length} tokens are too few for an example of {task}"
+        ):
+            samples(task, length)
 
 
 def test_a_prompt_that_never_fits_is_refused():

@@ -82,7 +82,7 @@ class Room:
             if most is not None and units > most:
                 return most
         if left <= 0 or not units:
-            raise self._too_few()
+            raise self.too_few()
         return units
 
     def fitting(self, draw: Callable[[int], Sample], units: int, step: int) -> Sample:
@@ -97,12 +97,13 @@ class Room:
                 return sample
             if units > step:
                 units -= step
-        raise self._too_few()
+        raise self.too_few()
 
     def measured(self, sample: Sample) -> Sample:
         """The sample with its length."""
         tokens = self.count(sample.prompt.text)
         return replace(sample, length=self.taken + tokens + self.new_tokens)
 
-    def _too_few(self) -> InputError:
+    def too_few(self) -> InputError:
+        """That there is no room, as an error to raise."""
         return InputError(f"{self.length} tokens are too few for an example of {self.task}")

@@ -123,11 +123,15 @@ def frequent_words(room: Room, seed: int) -> Iterator[Sample]:
     """Made-up words, the k-th of them a share of 1/k² of the text; the first is dots, and the three
     after it are asked.
 
-    The prompt alone fills the length: RULER leaves no room for the answer here.
+    The prompt alone fills the length: RULER leaves no room for the answer here. Where it has no
+    room for the words that are asked either, RULER's script never ends.
     """
     rng = random.Random(seed)
     size, step = room.length // 50, room.length // 32
     zeta = math.pi**2 / 6
+    least = math.ceil(4**2 * zeta)  # with so many entries the last word that is asked is one
+    if size < 4:
+        raise room.too_few()
 
     def vocabulary() -> list[str]:
         drawn = {_letters(rng, string.ascii_lowercase, 6) for _ in range(size)}
@@ -148,8 +152,10 @@ def frequent_words(room: Room, seed: int) -> Iterator[Sample]:
     units -= step
     while True:
         words, count = vocabulary(), units
-        while room.count(coded(words, count).prompt.text) > room.length:
+        while count >= least and room.count(coded(words, count).prompt.text) > room.length:
             count -= step
+        if count < least:
+            raise room.too_few()
         yield room.measured(coded(words, count))
 
 
