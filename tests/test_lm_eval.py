@@ -24,7 +24,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from kvevict.engine import prefill
 from kvevict.errors import InputError
 from kvevict.lm_eval.model import KVEvict
+from kvevict.lm_eval.scoring import log_likelihood
 from kvevict.methods import build
+from kvevict.repetition import Repetition
 from tests.backends.torch_model import tiny
 
 FACTS = [
@@ -232,6 +234,26 @@ def test_a_text_without_a_question_has_no_proxies_of_it(model_dir) -> None:
     model = KVEvict(str(model_dir), "nacl", "pytorch", proxy_tokens="question")
     with pytest.raises(InputError, match="nobody said how many these are"):
         model.loglikelihood_rolling([ask("loglikelihood_rolling", FACTS[0][0] * 50)], True)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_is_repeated_in_the_template_that_it_is_in(model_dir, chat: bool) -> None:
+    model = KVEvict(str(model_dir), "kvzip", "pytorch", keep_ratio=0.5)
+    text = " ".join(facts for facts, _ in FACTS[:4])
+    prompt = model.apply_chat_template([{"role": "user", "content": text}]) if chat else text
+    prompt = prompt.rstrip()  # what the harness would count into the answer
+    ((found, _),) = model.loglikelihood([ask("loglikelihood", prompt, " yes")], True)
+    template = model._checkpoint.chat if chat else None
+    ids = model.tok_encode(prompt)
+    (session,) = prefill(
+        model._loaded.decoder(),
+        ids,
+        [model.policy],
+        repetition=Repetition.of(model._loaded.tokenizer, template),
+    )
+    wanted, _ = log_likelihood(session, model.tok_encode(" yes", add_special_tokens=False))
+    assert found == pytest.approx(wanted, abs=1e-4)
+    assert model.kept.kept == 3 * 2 * model.policy.entries(len(ids))
 
 
 def test_the_most_likely_text_is_greedy_and_what_is_generated(model_dir) -> None:

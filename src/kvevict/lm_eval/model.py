@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..methods import Policy, build
 from ..methods.registry import describe
 from ..models.source import read_checkpoint
+from ..repetition import Repetition
 from .kept import Kept
 from .loading import load
 from .question import question, templated
@@ -98,7 +99,8 @@ class KVEvict(TemplateLM):
         return models
 
     def _under(self, policies: Sequence[Policy]) -> Prompts:
-        return Prompts(self._loaded.decoder(), policies, self._loaded.repetition)
+        plain = Repetition.of(self._loaded.tokenizer, None)
+        return Prompts(self._loaded.decoder(), policies, plain)
 
     @property
     def eot_token_id(self) -> int:
@@ -134,6 +136,7 @@ class KVEvict(TemplateLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The messages in the model's template; the last is open unless a prompt is added."""
+        self._prompts.repetition = self._loaded.repetition  # all prompts then are in the template
         return templated(self._chat, chat_history, add_generation_prompt, self._delimiter)
 
     def loglikelihood_rolling(

@@ -40,16 +40,16 @@ class Prompts:
         repetition: as of :func:`kvevict.prefill`.
 
     Attributes:
-        policies: as given.
-        kept: what each kept so far.
+        policies, repetition: as given.
+        kept: what each policy kept so far.
     """
 
     def __init__(
         self, decoder: Decoder, policies: Sequence[Policy], repetition: Repetition | None = None
     ) -> None:
-        self.policies = list(policies)
+        self.policies, self.repetition = list(policies), repetition
         self.kept = [Kept() for _ in policies]
-        self._decoder, self._repetition = decoder, repetition
+        self._decoder = decoder
         self._known: list[dict[Asked, Any]] = [{} for _ in policies]
 
     def answers(
@@ -92,7 +92,7 @@ class Prompts:
             self.policies,
             example,
             question_tokens=question,
-            repetition=self._repetition,
+            repetition=self.repetition,
         )
         for kept, session in zip(self.kept, sessions):
             kept.add(len(ids), question, session)
