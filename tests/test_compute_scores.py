@@ -149,6 +149,18 @@ def test_what_was_published_of_the_same_setting_stands_below_a_run(tmp_path):
     assert other["Run"] == ["(examples)", "less"]
 
 
+def test_prompts_that_were_left_whole_are_counted(tmp_path):
+    for name, method in (("full", "full"), ("nacl", "nacl")):
+        write_run(tmp_path / name, method, [True] * 3)
+        file = tmp_path / name / "run.json"
+        record = json.loads(file.read_text("utf-8"))
+        record["tasks"]["passkey"].update(examples=3, left_whole=2 if name == "nacl" else 3)
+        file.write_text(json.dumps(record), "utf-8")
+    *_, above, last = run("--output_dir", tmp_path).stdout.splitlines()
+    assert above.startswith("| nacl")
+    assert last == "nacl: 2 of 3 prompts were left whole."
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"settings": {"policy": 3}, "tasks": {}}'])
 def test_a_broken_record_is_named_and_the_scores_stand(output_dir, text):
     (output_dir / "nacl" / "run.json").write_text(text, "utf-8")

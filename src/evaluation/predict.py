@@ -146,6 +146,7 @@ class Predictor:
                 **common,
                 "cache_bytes": session.cache.nbytes,
                 "cache_entries": session.cache.entries,
+                "left_whole": session.cache.entries == self._entries(len(tokens.compressed)),
             }
             began = time.perf_counter()
             if tokens.after:
@@ -201,7 +202,11 @@ class Predictor:
     def _full_bytes(self, session: Session, tokens: int) -> int:
         layer = session.cache.layers[0]
         per_entry = 2 * layer.keys.shape[-1] * layer.keys.element_size()
-        return per_entry * tokens * self.decoder.kv_heads * self.decoder.layers
+        return per_entry * self._entries(tokens)
+
+    def _entries(self, tokens: int) -> int:
+        """Of a cache that nothing was evicted from."""
+        return tokens * self.decoder.kv_heads * self.decoder.layers
 
 
 def _wait(logits: Tensor, where: str) -> None:

@@ -10,6 +10,7 @@ from benchmarks.grading import grade
 from evaluation.progress import MIB
 from evaluation.runs import Run
 from kvevict.errors import InputError
+from kvevict.methods.registry import evicts
 
 HEAD = "  examples   tokens  prefill s  ms/token  cache MiB    kept   score  run"
 
@@ -18,6 +19,7 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
     """Totals of tokens, means of seconds and bytes.
 
     ``ms_per_token`` is of decoding alone; None for a batch, whose time is of no setting alone.
+    ``left_whole`` counts the prompts that nothing was evicted from, where it is known.
     ``prefill_seconds`` is of the ``prefills`` that read a whole prompt: not of questions whose
     context another one had read.
     """
@@ -33,6 +35,7 @@ def summarise(stats: list[dict[str, Any]]) -> dict[str, Any]:
         "prompt_tokens": sum(s["prompt_tokens"] for s in stats),
         "cut_prompts": len(cut),
         "cut_to_tokens": max(cut, default=None),
+        "left_whole": sum(s.get("left_whole", False) for s in stats),
         "new_tokens": sum(s["new_tokens"] for s in stats),
         "prefills": len(read),
         "prefill_seconds": round(mean(s["prefill_seconds"] for s in read or stats), 4),
@@ -66,10 +69,8 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
                 f"{row['cache_bytes'] / MIB:>11.2f}{kept:>8.1%}{_score(run, benchmark, task):>8}"
                 f"  {run.path.name}"
             )
-            policy = run.settings["policy"]
-            ratio = policy["keep_ratio"] or 1.0  # none beside a budget in entries
-            if ratio < 1 and kept > 1.1 * ratio:
-                whole.append(policy["min_eviction_seqlen"])
+            if row.get("left_whole") and evicts(run.settings["policy"]):
+                whole.append(f"{row['left_whole']} of {row['examples']} of {task.title}")
             if row.get("cut_prompts"):
                 some = f"{row['cut_prompts']} of {row['examples']} of {task.title}"
                 cut.append(f"{some} to {row['cut_to_tokens']} tokens")
@@ -78,8 +79,8 @@ def table(runs: list[Run], benchmark: Benchmark, wanted: list[Task]) -> str:
     if reused:
         lines.append("note: prefill s is of the first question on each context; others reuse it")
     if whole:
-        lines.append(f"note: prompts of {max(whole)} or fewer tokens are not evicted from; lower "
-                     "--min_eviction_seqlen to change that")  # fmt: skip
+        lines.append(f"note: prompts were left whole: {', '.join(dict.fromkeys(whole))} (no longer "
+                     "than --min_eviction_seqlen or the budget)")  # fmt: skip
     if cut:
         lines.append(f"note: prompts were cut in the middle: {', '.join(dict.fromkeys(cut))} "
                      "(--no_truncation refuses them)")  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import Benchmark, Task
 from benchmarks.benchmark import Figures
 from benchmarks.grading import Grades
+from kvevict.methods.registry import evicts
 from reporting.published import Published
 from reporting.variants import label_variants
 
@@ -68,7 +69,8 @@ def table(
         theirs = {r: o.averages[title].score for r, o in others.items() if title in o.averages}
         columns.append(column(f"{title} (tasks)", "", own, _on_scale(benchmark, theirs)))
     notes = _notes(benchmark, chosen, grades, bool(averages), others)
-    return "\n".join([_markdown(columns), *notes])
+    notes += (_left_whole(run, record, grades[run]) for run, record in known.items())
+    return "\n".join([_markdown(columns), *filter(None, notes)])
 
 
 def _notes(
@@ -157,6 +159,16 @@ def kept(record: dict[str, Any], grades: dict[str, Grades]) -> str:
         t["cache_bytes"] / t["full_cache_bytes"] for t in of_tasks if "cache_bytes" in t
     )
     return "–".join(dict.fromkeys(f"{share:.1%}" for share in (*shares[:1], *shares[-1:]))) or DASH
+
+
+def _left_whole(run: str, record: dict[str, Any], grades: dict[str, Grades]) -> str:
+    """How many prompts of a run that evicts were left whole, as a sentence; nothing for none."""
+    own = [of_task for name, of_task in record["tasks"].items() if name in grades]
+    count = sum(of_task.get("left_whole", 0) for of_task in own)
+    if not count or not evicts(record["settings"]["policy"]):
+        return ""
+    prompts = sum(of_task.get("examples", 0) for of_task in own)
+    return f"{run}: {count} of {prompts} prompts were left whole."
 
 
 def averages_over(benchmark: Benchmark, chosen: list[str]) -> dict[str, list[str]]:

@@ -209,13 +209,15 @@ def test_what_is_printed_is_graded_as_compute_scores_does(evaluate, flags, tmp_p
         assert capsys.readouterr().out.splitlines()[2].endswith(f"100.0%{score:>8}  mine")
 
 
-def test_a_run_that_evicts_nothing_says_why(evaluate, flags, capsys):
+def test_a_run_that_evicts_nothing_says_why(evaluate, flags, tmp_path, capsys):
     more = ["--task=passkey", "--stop_idx=1", "--min_eviction_seqlen=999"]
     for method, noted in (("h2o", True), ("full", False)):
         assert eval_llama3.main([*flags, *more, f"--method={method}"]) == 0
         out = capsys.readouterr().out
-        assert ("note: prompts of 999 or fewer tokens are not evicted from" in out) == noted
+        assert ("note: prompts were left whole: 1 of 1 of Retrieve.PassKey" in out) == noted
         assert "*" not in out, "the prefill was this setting's own"
+        (run,) = (tmp_path / "out").glob(f"*{method}*/run.json")
+        assert json.loads(run.read_text())["tasks"]["passkey"]["left_whole"] == 1
 
 
 @pytest.mark.parametrize("method", ["nacl", "h2o", "tova", "kvzip", "expected_attention"])

@@ -96,6 +96,13 @@ def describe(policy: Policy) -> dict[str, Any]:
     return record
 
 
+def evicts(record: dict[str, Any]) -> bool:
+    """Whether a policy keeps less than everything, as :func:`describe` records it."""
+    return record["name"] != "full" and (
+        record.get("budget") is not None or record["keep_ratio"] < 1
+    )
+
+
 def _fields(settings: Settings, cls: type[Settings]) -> dict[str, Any]:
     """The values of the fields of ``cls`` that are recorded."""
     values = {each.name: getattr(settings, each.name) for each in fields(cls)}
