@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from reporting import figures, load, pool
 from reporting.mean_figure import apart, mean_figure
 from reporting.page import svg
+from reporting.style import METHOD_STYLE
 from tests.reporting.runs import write_run
 
 RATIOS = (0.05, 0.2, 0.5)
@@ -72,10 +73,10 @@ def many(cells: list[pool.Cell], count: int) -> pool.Group:
 def test_of_many_settings_one_form_of_each_method_is_drawn(cells):
     (_, few, drawn), *_ = figures.figures(many(cells, 2))
     assert "One form" not in few and len(drawn.legends[0].get_texts()) == 6
-    (_, note, drawn), *_ = figures.figures(many(cells, 12))
+    (_, note, drawn), *_ = figures.figures(many(cells, len(METHOD_STYLE)))
     names = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert names == ["full cache", "LaProx", "SnapKV", "TOVA"]
-    assert note.endswith("One variant of each method; the tables have all 16")
+    assert note.endswith(f"; the tables have all {4 + len(METHOD_STYLE)}")
 
 
 def test_the_first_form_stands_for_a_method_without_a_plain_one(cells):
