@@ -106,35 +106,42 @@ def timed(setup: Setup, sessions: list[Session], expected: int) -> tuple:
 
 
 def launches(setup: Setup) -> Iterator[dict]:
-    """What a graph's kernels take, with and without this library's own in a layer."""
+    """What a graph's kernels take, with and without what this library does to have fewer."""
+    whole = {"fused": True, "short": True, "joined": True}
+    variants = {
+        "": whole,
+        ", chunks of 1,024 entries": {**whole, "short": False},
+        ", a product for each projection": {**whole, "joined": False},
+        ", PyTorch's kernels in a layer": {**whole, "fused": False, "joined": False},
+        ", none of these": dict.fromkeys(whole, False),
+    }
     for kind, label in (("equal", "20%, equal heads"), ("model", "5%, ragged over the model")):
         session = filled(setup, setup.tokens, lengths_of(setup, setup.tokens, kind))
-        for name, fused, short in (
-            ("", True, True),
-            (", chunks of 1,024 entries", True, False),
-            (", a framework's kernels in a layer", False, True),
-            (", both", False, False),
-        ):
-            with as_before(setup, fused, short):
+        for name, variant in variants.items():
+            with as_before(setup, **variant):
                 yield {"label": label + name, **counted(setup, session.fork())}
         del session
         setup.free()
 
 
 @contextmanager
-def as_before(setup: Setup, fused: bool, short: bool):
-    """Leave out the kernels of a layer, or let chunks be long whatever heads hold."""
+def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
+    """Leave out the kernels of a layer, chunks that suit what heads hold, products of several."""
     decode = import_module("kvevict.kernels.decode")
     arithmetic = import_module("kvevict.backends.torch.decoder")
-    original = type(setup.decoder).unturned
+    original, products = type(setup.decoder).unturned, arithmetic.products
 
     def turned(self, layer, hidden, start):
         q, k, v, rope = original(self, layer, hidden, start)
         return (*(arithmetic._rotate(x, *rope) for x in (q, k)), v, None)
 
+    def apart(linears, x):
+        return [linear(x) for linear in linears]
+
     with (
         patch.object(decode, "SHORTEST", decode.SHORTEST if short else decode.LONGEST),
         patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
+        patch.object(arithmetic, "products", products if joined else apart),
         patch.object(type(setup.decoder), "unturned", original if fused else turned),
     ):
         yield

@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
+from kvevict.backends.torch.joined import lay_out
+
 GIB = 2**30
 LLAMA_8B = {
     "vocab_size": 128256,
@@ -42,12 +44,18 @@ def random_llama(
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model = model.to(torch.bfloat16).to_empty(device=device).eval()
+    model = model.to(torch.bfloat16).eval()
     base = model.base_model
+    lay_out(model, torch.bfloat16, torch.device(device))  # as a loaded model's are
     base.rotary_emb = type(base.rotary_emb)(config, device=device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters()]:
+            if parameter.is_meta:
+                module, _, attribute = name.rpartition(".")
+                empty = torch.empty_like(parameter, device=device)
+                parameter = torch.nn.Parameter(empty, False)
+                setattr(model.get_submodule(module), attribute, parameter)
             if "norm" in name:
                 parameter.fill_(1.0)
             else:

@@ -11,6 +11,7 @@ from tests.kernels.dense import DEVICE, kernels, torch
 pytest.importorskip("transformers", reason="PyTorch has an environment of its own")
 
 from kvevict import backends
+from kvevict.backends.torch.joined import lay_out
 from tests.rounding import assert_same
 from tests.tiny_families import CONFIGS, write_family
 
@@ -61,3 +62,30 @@ def test_rope_is_left_to_those_who_write_to_tails(decoder) -> None:
             q, k = kernels.turn(q, *rope), kernels.turn(k, *rope)
         for one, other in zip(turned, (q, k, v)):
             assert_same(one.cpu(), other.cpu())
+
+
+def test_projections_of_one_input_as_one_product(decoder, monkeypatch) -> None:
+    """Weights laid side by side, as on a GPU, biases too: the same layers, and one product less."""
+    hidden = torch.randn(2, 3, 64, device=DEVICE)
+    monkeypatch.setattr(MODULE, "kernels", lambda x: kernels)
+    weights = {name: own.clone() for name, own in decoder.model.named_parameters()}
+    called, linear = [], torch.nn.functional.linear
+
+    def counted(x, weight, bias=None):
+        called.append(len(weight))
+        return linear(x, weight, bias)
+
+    with monkeypatch.context() as patch:
+        for parameter in decoder.model.parameters():  # apart, wherever they were loaded
+            parameter.data = parameter.data.clone()
+        patch.setattr(torch.nn.functional, "linear", counted)
+        expected, apart = layers(decoder, hidden, 7), list(called)
+        lay_out(decoder.model, torch.float32, hidden.device)
+        for name, own in decoder.model.named_parameters():
+            own.data.copy_(weights[name])
+        called.clear()
+        got = layers(decoder, hidden, 7)
+    assert len(apart) - len(called) == 3 * decoder.layers
+    assert sum(apart) == sum(called)
+    for one, other in zip(expected, got):
+        assert_same(one.cpu(), other.cpu())

@@ -99,7 +99,7 @@ def launch_for(head_dim: int) -> None:
     for new in (1, 4):
         held_by = (q[0, :, -new:], held.device_table, tail_lens, chunks, 64)
         kernels.decode_attention(*held_by)
-        kernels.decode_attention(*held_by, places)
+        kernels.decode_attention(*held_by, places=places)
     cos, sin = (paddle.randn([TOKENS, head_dim]).astype("bfloat16") for _ in range(2))
     kernels.turn(q, cos, sin)
     newest = (x[:, :, -1:] for x in (q, k, v))

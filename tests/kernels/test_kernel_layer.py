@@ -43,6 +43,8 @@ def test_the_gate(shape, dtype):
     gate[0, 0, :2] = torch.tensor([-80.0, 80.0])  # exponentials at float32's ends
     expected = gate.double() * torch.sigmoid(gate.double()) * up.double()
     assert error(kernels.gated(gate, up), expected) < LIMITS[dtype]
+    both = torch.cat([gate, up], dim=-1).chunk(2, dim=-1)
+    assert torch.equal(kernels.gated(*both), kernels.gated(gate, up))
 
 
 def tables(batch: int, tokens: int, head_dim: int, dtype: torch.dtype):

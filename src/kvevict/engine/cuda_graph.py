@@ -1,6 +1,6 @@
 """One decoding step as a CUDA graph: the kernels of all layers in a single launch (PyTorch).
 
-A step is 47 kernels a layer, most of them tiny. Launching them from Python takes several times as
+A step is hundreds of kernels, many of them tiny. Launching them from Python takes several times as
 long as the GPU needs to read weights and caches; replaying a recording of them does not.
 """
 

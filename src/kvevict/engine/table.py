@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..cache import TAIL, KVCache
+from ..kernels.decode import Chunks
 from ..tensors import Tensor, integers, namespace
 
 
@@ -38,7 +39,7 @@ class Table:
         self._capacities = [1] * places
         self._spare = spare
         self._shares: Tensor | None = None  # [layers, …], what the kernel calls places
-        self.launch = ([kernels.Chunks(1, 0)] * layers, 1)
+        self.launch = ([kernels.count_chunks([])] * layers, 1)
 
     def put(self, caches: list[KVCache | None]) -> None:
         """Have these caches in the places, None in a free one; each is given room for a token."""
@@ -107,7 +108,7 @@ class Table:
         needed = [(-(-own // made.entries)).sum() for own, made in zip(lengths, chunks)]
         if any(now > made.count for now, made in zip(needed, chunks)):
             fresh = map(kernels.count_chunks, lengths.tolist())
-            chunks = [kernels.Chunks(size, ceil(count * self._spare)) for size, count in fresh]
+            chunks = [made._replace(count=ceil(made.count * self._spare)) for made in fresh]
         self.launch = (chunks, max(capacity, *self._capacities))
         shares = share_out(lengths, chunks)
         if self._shares is None or list(self._shares.shape) != list(shares.shape):
@@ -115,7 +116,7 @@ class Table:
         self._shares[:] = integers(shares, self._shares.dtype, like=self._shares)
 
 
-def share_out(lengths: np.ndarray, chunks: list[kernels.Chunks]) -> np.ndarray:
+def share_out(lengths: np.ndarray, chunks: list[Chunks]) -> np.ndarray:
     """By layer what :func:`kvevict.kernels.decode_attention` takes for ``places``."""
     layers, heads = lengths.shape
     programs = max(made.count for made in chunks)

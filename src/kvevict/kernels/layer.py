@@ -38,11 +38,12 @@ def _norm(x: Tensor, more: Tensor | None, weight: Tensor, eps: float) -> tuple[T
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up, of one shape."""
-    gate, up = gate.contiguous(), up.contiguous()
-    out, width = gate.new_empty(gate.shape), gate.shape[-1]
-    grid = (math.prod(gate.shape[:-1]), triton.cdiv(width, COLUMNS))
-    _gated[grid](gate, up, out, width, COLUMNS=COLUMNS)
+    """silu(gate) · up, of one shape; they may be parts of one tensor."""
+    width = gate.shape[-1]
+    out = gate.new_empty(gate.shape)
+    gate, up = (row_major(x.reshape([-1, width])) for x in (gate, up))
+    grid = (gate.shape[0], triton.cdiv(width, COLUMNS))
+    _gated[grid](gate, up, out, width, gate.stride()[0], up.stride()[0], COLUMNS=COLUMNS)
     return out
 
 
@@ -126,12 +127,12 @@ def _rms_norm(x, more, weight, sums, out, width, eps, ADDED: tl.constexpr, PADDE
 
 
 @triton.jit
-def _gated(gate, up, out, width, COLUMNS: tl.constexpr):
+def _gated(gate, up, out, width, gate_row, up_row, COLUMNS: tl.constexpr):
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < width
-    at = tl.program_id(0).to(tl.int64) * width + column
-    x = tl.load(gate + at, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(up + at, mask=inside, other=0.0).to(tl.float32)
+    inside, row = column < width, tl.program_id(0).to(tl.int64)
+    x = tl.load(gate + row * gate_row + column, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(up + row * up_row + column, mask=inside, other=0.0).to(tl.float32)
+    at = row * width + column
     tl.store(out + at, (x / (1.0 + tl.exp(-x)) * y).to(out.dtype.element_ty), mask=inside)
 
 

@@ -11,6 +11,8 @@ import transformers
 from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.rope import attention_scale, inverse_frequencies, rope_kind
 
+from .joined import lay_out
+
 
 class ExactRotary(torch.nn.Module):
     """Stands in for a model's rotary embedding: same call, angles in float64 (see ``rope``).
@@ -38,6 +40,8 @@ def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> transform
     """The model in eval mode on ``device``, with weights of type ``dtype``."""
     model = _empty_model(checkpoint, dtype)
     model.base_model.rotary_emb = ExactRotary(checkpoint.config, device)
+    if device.type == "cuda":
+        lay_out(model, getattr(torch, dtype), device)
     for name in checkpoint.shapes:  # one after the other, so that only one is held
         module, _, attribute = name.rpartition(".")
         tensor = checkpoint.tensors[name]
@@ -45,8 +49,11 @@ def build(checkpoint: Checkpoint, dtype: str, device: torch.device) -> transform
             weight = torch.from_numpy(tensor.bfloat16()).view(torch.bfloat16).to(device)
         else:
             weight = torch.from_numpy(np.ascontiguousarray(tensor())).to(device)
-        weight = weight.to(getattr(torch, dtype))
-        setattr(model.get_submodule(module), attribute, torch.nn.Parameter(weight, False))
+        weight, held = weight.to(getattr(torch, dtype)), model.get_parameter(name)
+        if held.is_meta:
+            setattr(model.get_submodule(module), attribute, torch.nn.Parameter(weight, False))
+        else:
+            held.copy_(weight)
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.base_model.embed_tokens.weight
     return model.eval()

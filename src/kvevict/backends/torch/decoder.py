@@ -15,6 +15,7 @@ from ...ops import kernels
 from ...rotary import Tables
 from ...tensors import Tensor
 from ..common import Rotations
+from .joined import products
 
 
 class TorchDecoder(Decoder):
@@ -68,9 +69,9 @@ class TorchDecoder(Decoder):
         block = self._layer(layer)
         x = _rms_norm(block.input_layernorm, hidden)
         attention = block.self_attn
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (
-            projection(x).view(*hidden.shape[:2], -1, self.head_dim)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            own.view(*hidden.shape[:2], -1, self.head_dim) for own in products(projections, x)
         )
         if self._qk_norm:
             q, k = _rms_norm(attention.q_norm, q), _rms_norm(attention.k_norm, k)
@@ -94,7 +95,8 @@ class TorchDecoder(Decoder):
         norm, mlp, mixed = block.post_attention_layernorm, block.mlp, block.self_attn.o_proj(mixed)
         if (gpu := kernels(hidden)) and self._silu:
             hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
-            return _add_product(hidden, gpu.gated(mlp.gate_proj(x), mlp.up_proj(x)), mlp.down_proj)
+            gated = gpu.gated(*products((mlp.gate_proj, mlp.up_proj), x))
+            return _add_product(hidden, gated, mlp.down_proj)
         hidden = hidden + mixed
         return hidden + mlp(norm(hidden))
 
