@@ -22,6 +22,7 @@ from kvevict.command import Parser, command, user_path
 from kvevict.document import ANSWER_TOKENS
 from kvevict.methods import Policy
 from kvevict.models import BUILTINS
+from kvevict.quantised import KV_DTYPES
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 
@@ -73,6 +74,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--keep_ratio", help=f"share of the cache to keep, up to 1 (default: {KEEP_RATIO})"
     )
     size.add_argument("--budget", help="entries of each kv head to keep, on average")
+    p.add_argument("--kv_dtype", choices=KV_DTYPES, help="quantise what is kept")
     p.add_argument(
         "--model_path",
         default=MODEL,
@@ -88,7 +90,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = p.parse_args(argv)
     if (args.document is None) == (args.load is None):
         raise InputError("give the files to ask as --document, or a saved cache as --load")
-    if args.load and (args.method or args.keep_ratio or args.budget):
+    if args.load and (args.method or args.keep_ratio or args.budget or args.kv_dtype):
         raise InputError("--load brings what was kept; a method is chosen when a document is read")
     if args.max_new_tokens < 1:
         raise InputError(f"--max_new_tokens must be at least 1, not {args.max_new_tokens}")
@@ -112,7 +114,7 @@ def _read(args: argparse.Namespace) -> Document:
 
 
 def _policy(args: argparse.Namespace) -> Policy:
-    chosen = policy(args.method or METHOD, args.keep_ratio, args.budget)
+    chosen = policy(args.method or METHOD, args.keep_ratio, args.budget, args.kv_dtype)
     if args.save and chosen.decode_slack is not None:
         raise InputError(f"{chosen.name} evicts while it decodes, and such a cache is not saved")
     return chosen

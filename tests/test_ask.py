@@ -118,6 +118,21 @@ def test_a_prompt_remembers_until_it_is_told_to_forget(model, model_path, tmp_pa
         assert sentence in error
 
 
+def test_a_quantised_cache_is_saved_and_asked(model, model_path, tmp_path):
+    path, saved = file(tmp_path / "a.txt"), tmp_path / "book.kv"
+    chosen = ("--kv_dtype=int8", "--method=snapkv", "--keep_ratio=0.5")
+    out, error = finish(
+        start(model_path, "--document", path, *chosen, f"--save={saved}"),
+    )
+    assert "(snapkv, int8, " in error
+    out, error = finish(start(model_path, f"--load={saved}", "--question=one?"))
+    assert "(snapkv, int8, " in error
+    document = Document.read(model, TEXT, policy("snapkv", "0.5", kv_dtype="int8"))
+    assert out == printed([document.ask("one?", 12)])
+    _, error = finish(start(model_path, f"--load={saved}"), "/method keynorm 0.5\n/quit\n")
+    assert "(keynorm, int8, " in error
+
+
 def printed(answers: list[str]) -> str:
     """Answers as a pipe in text mode gives them: a random model's may hold any line end."""
     return io.StringIO("".join(answer + "\n" for answer in answers), newline=None).read()
@@ -129,6 +144,9 @@ def printed(answers: list[str]) -> str:
         ((), "--document"),
         (("--document", "{a}", "--load", "{a}"), "--document"),
         (("--load", "{a}", "--method", "nacl"), "--load brings"),
+        (("--load", "{a}", "--kv_dtype", "int8"), "--load brings"),
+        (("--document", "{a}", "--kv_dtype", "int3"), "invalid choice: 'int3'"),
+        (("--document", "{a}", "--kv_dtype", "fp8", "--method", "tova"), "are not evicted from"),
         (("--load", "{a}"), "not a saved cache"),
         (("--document", "{a}", "--question", " "), "a question is empty"),
         (("--document", "{a}", "--save", "{a}/b"), "no such directory"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,9 +38,9 @@ def model(model_path) -> backends.LoadedModel:
     return backends.load(model_path, framework=FRAMEWORK, device="cpu")
 
 
-def ragged() -> Policy:
+def ragged(kv_dtype: str | None = None) -> Policy:
     """A policy whose heads differ in length."""
-    return LaProx(keep_ratio=0.3, min_eviction_seqlen=0)
+    return LaProx(keep_ratio=0.3, min_eviction_seqlen=0, kv_dtype=kv_dtype)
 
 
 def read(model: backends.LoadedModel, policy: Policy) -> SavedPrompt:
@@ -48,7 +49,18 @@ def read(model: backends.LoadedModel, policy: Policy) -> SavedPrompt:
     return SavedPrompt(session, ids, describe(policy), model.identity)
 
 
-@pytest.mark.parametrize("policy", [ragged(), SnapKV(0.1, min_eviction_seqlen=0), Full()])
+POLICIES = [
+    ragged(),
+    SnapKV(0.1, min_eviction_seqlen=0),
+    Full(),
+    ragged("int8"),
+    ragged("fp8"),
+    ragged("int4"),
+    Full(kv_dtype="int2"),
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_loaded_cache_is_the_one_that_was_saved(model, tmp_path, policy):
     prompt = read(model, policy)
     saved.save(tmp_path / "book.kv", prompt)
@@ -59,6 +71,9 @@ def test_a_loaded_cache_is_the_one_that_was_saved(model, tmp_path, policy):
         assert one.lengths == other.lengths
         for name in saved.PARTS:
             assert np.array_equal(getattr(one, name).numpy(), getattr(other, name).numpy())
+        assert one.kv_dtype == other.kv_dtype == policy.kv_dtype
+        for name, codes in one.quantised.tensors.items() if policy.kv_dtype else ():
+            assert np.array_equal(codes.numpy(), other.quantised.tensors[name].numpy())
     pairs = [p.session.fork() for p in (loaded, prompt)]
     tokens = [decode(session, 20) for session in pairs]
     assert tokens[0] == tokens[1]
@@ -106,9 +121,10 @@ print([Document.load(sys.argv[3], model).ask(question, 12) for question in sys.a
 """
 
 
-def test_the_other_framework_goes_on_with_it(model, model_path, tmp_path):
+@pytest.mark.parametrize("kv_dtype", [None, "int8", "fp8", "int4"])
+def test_the_other_framework_goes_on_with_it(model, model_path, tmp_path, kv_dtype):
     other = {"paddle": "pytorch", "pytorch": "paddle"}[FRAMEWORK]
-    document = Document.read(model, TEXT, ragged())
+    document = Document.read(model, TEXT, ragged(kv_dtype))
     document.save(tmp_path / "book.kv")
     ran = subprocess.run(
         [interpreter(other), "-c", ASK, model_path, other, tmp_path / "book.kv", *QUESTIONS],
@@ -127,8 +143,9 @@ def test_another_model_is_refused(model, model_path, tmp_path):
         saved.load(tmp_path / "book.kv", model.decoder(), identity)
 
 
-def test_a_cut_file_is_refused_wherever_it_ends(model, tmp_path):
-    saved.save(tmp_path / "book.kv", read(model, ragged()))
+@pytest.mark.parametrize("kv_dtype", [None, "int8"])
+def test_a_cut_file_is_refused_wherever_it_ends(model, tmp_path, kv_dtype):
+    saved.save(tmp_path / "book.kv", read(model, ragged(kv_dtype)))
     whole = (tmp_path / "book.kv").read_bytes()
     for size in (0, 1, 7, 8, 60, 1000, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.kv").write_bytes(whole[:size])
@@ -149,9 +166,28 @@ def test_other_files_are_refused(model, model_path, tmp_path):
 
 def test_a_newer_version_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.setattr(saved, "VERSION", saved.VERSION + 1)
-    saved.save(tmp_path / "book.kv", read(model, ragged()))
+    saved.save(tmp_path / "book.kv", read(model, ragged("int8")))
     monkeypatch.undo()
     with pytest.raises(InputError, match="newer kvevict"):
+        saved.load(tmp_path / "book.kv", model.decoder(), model.identity)
+
+
+def test_a_file_says_the_earliest_version_that_reads_it(model, tmp_path):
+    for kv_dtype, version in ((None, "1"), ("int8", "2")):
+        saved.save(tmp_path / "book.kv", read(model, ragged(kv_dtype)))
+        with safe_open(tmp_path / "book.kv", "np") as file:
+            assert file.metadata()["version"] == version
+            assert file.metadata().get("kv_dtype") == kv_dtype
+
+
+@pytest.mark.parametrize("part", ["key_scales", "value_scales", "keys"])
+def test_codes_and_scales_that_do_not_fit_are_refused(model, tmp_path, part):
+    prompt = read(model, ragged("int8"))
+    layer = prompt.session.cache.layers[1]
+    less = {part: getattr(layer.quantised, part)[1:]}
+    layer.quantised = replace(layer.quantised, **less)
+    saved.save(tmp_path / "book.kv", prompt)
+    with pytest.raises(InputError, match="is not a saved cache"):
         saved.load(tmp_path / "book.kv", model.decoder(), model.identity)
 
 

@@ -9,12 +9,18 @@ METHOD, KEEP_RATIO = "snapkv", 0.2  # where nobody says otherwise
 MIB = 2**20
 
 
-def policy(method: str, keep_ratio: str | None = None, budget: str | None = None) -> Policy:
+def policy(
+    method: str,
+    keep_ratio: str | None = None,
+    budget: str | None = None,
+    kv_dtype: str | None = None,
+) -> Policy:
     """The policy of a method, however short the document is.
 
     Args:
         method: its name.
         keep_ratio, budget: the share or the entries of each head to keep; by default a fifth.
+        kv_dtype: what is kept is quantised to it.
 
     Raises:
         InputError: no such method, or a size that it cannot have.
@@ -22,11 +28,11 @@ def policy(method: str, keep_ratio: str | None = None, budget: str | None = None
     if method == "full":
         if (keep_ratio, budget) != (None, None):
             raise InputError("full keeps everything, and takes no share or budget")
-        return build(method)
+        return build(method, kv_dtype=kv_dtype)
     if budget is not None:
-        return build(method, budget=_number(int, "budget", budget))
+        return build(method, budget=_number(int, "budget", budget), kv_dtype=kv_dtype)
     ratio = KEEP_RATIO if keep_ratio is None else _number(float, "keep_ratio", keep_ratio)
-    return build(method, keep_ratio=ratio, min_eviction_seqlen=0)
+    return build(method, keep_ratio=ratio, min_eviction_seqlen=0, kv_dtype=kv_dtype)
 
 
 def _number(kind: type, name: str, text: str) -> int | float:
@@ -41,7 +47,8 @@ def summary(document: Document) -> str:
     """How long a document is, and what its cache takes."""
     cache, method = document.prompt.session.cache, document.prompt.method
     share = cache.nbytes / document.full_bytes
+    what = ", ".join(filter(None, (method["name"], method.get("kv_dtype"))))
     return (
         f"{len(document.prompt.ids):,} tokens; the cache takes {cache.nbytes / MIB:.1f} MiB of "
-        f"{document.full_bytes / MIB:.1f} ({method['name']}, {share:.1%})"
+        f"{document.full_bytes / MIB:.1f} ({what}, {share:.1%})"
     )

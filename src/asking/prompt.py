@@ -77,7 +77,9 @@ class Prompt:
             raise InputError("/method takes a method and how much it keeps: /method snapkv 0.05")
         method, *size = words
         whole = size and size[0].isdigit() and int(size[0]) > 1
-        chosen = policy(method, None, *size) if whole else policy(method, *size)
+        size = size[0] if size else None
+        keep, budget = (None, size) if whole else (size, None)
+        chosen = policy(method, keep, budget, self._document.prompt.method.get("kv_dtype"))
         print("reading the document again", file=sys.stderr)
         self._document = self._document.reread(chosen)
         print(summary(self._document), file=sys.stderr)

@@ -170,8 +170,9 @@ def runs(
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
         keep = f"b{policy.budget}" if policy.budget else f"{policy.keep_ratio:g}"
         keep = "" if policy.name == "full" else f"-{keep}"
+        held = f"-{policy.kv_dtype}" if policy.kv_dtype else ""
         mode = "-context" if args.compress == "context" else ""
-        of_policy = f"{policy.name}{keep}{mode}{made_to}"
+        of_policy = f"{policy.name}{keep}{held}{mode}{made_to}"
         yield f"{args.model_name or model.name}_{of_policy}_{digest}", settings
 
 

@@ -19,6 +19,7 @@ from kvevict.command import user_path
 from kvevict.errors import InputError
 from kvevict.methods import METHODS, NACL, VARIANTS, Full, LaProx, Policy, build, describe
 from kvevict.methods.registry import ALIASES
+from kvevict.quantised import KV_DTYPES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # Flags that are settings of a policy, under the release's names. Unset, the method decides.
@@ -64,6 +65,12 @@ def add_policy_flags(p: argparse.ArgumentParser) -> None:
         default = "the benchmark's" if name == "min_eviction_seqlen" else getattr(Full(), name)
         shown = "" if default is None else f" (default: {default})"
         p.add_argument(f"--{name}", type=int, help=text + shown)
+    p.add_argument(
+        "--kv_dtype",
+        type=_kv_dtypes,
+        help=f"quantise what is kept, of every method and the full cache: {', '.join(KV_DTYPES)}, "
+        "or auto for the model's own type; several separated by commas",
+    )
 
 
 def chosen_policies(args: argparse.Namespace) -> list[Policy]:
@@ -103,6 +110,8 @@ def _chosen(args: argparse.Namespace) -> list[Policy]:
     of_benchmark = {"min_eviction_seqlen": benchmarks.get(args.benchmark).min_eviction_seqlen}
     chosen = []
     for entry in entries:
+        if args.kv_dtype is not None:
+            entry = {**entry, "kv_dtype": args.kv_dtype}
         if entry["method"] != "full":  # one run, whatever the flags are for the methods beside it
             of_method = nacl.keys() & _settings(entry["method"])
             flags = {**common, **{flag: nacl[flag] for flag in of_method}}
@@ -235,6 +244,16 @@ def _numbers(flag: str, text: str) -> list[float]:
         except ValueError:
             raise InputError(f"--{flag} takes numbers separated by commas, not {value!r}") from None
     return [float(value) for value in values]
+
+
+def _kv_dtypes(text: str) -> list[str | None]:
+    """Types to quantise to, None for the model's own."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in ("auto", *KV_DTYPES):
+            known = ", ".join(KV_DTYPES)
+            raise argparse.ArgumentTypeError(f"takes {known} or auto, not {name!r}")
+    return [None if name == "auto" else name for name in names]
 
 
 BUDGETS = {"keep_ratio": _numbers, "budget": whole_numbers}  # the two ways to give one

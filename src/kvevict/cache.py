@@ -4,7 +4,7 @@ Each layer has two parts. The *prefix* is what eviction left of the prompt, comp
 each entry kept, head after head, so that a head with 40 entries costs 40 rows. The *tail* takes
 the tokens that come after; every head gets one entry for each, so it is a rectangle, preallocated
 and written in place. A prefix is never written to, so several tails (questions on one compressed
-context) can share it.
+context) can share it. It may be quantised, the tail never is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
 from .ops import take
+from .quantised import Quantised, count_groups
 from .tensors import Tensor, integers, namespace
 
 TAIL = 64  # entries that a tail grows by where nobody says how many tokens will come
@@ -23,7 +24,8 @@ class LayerCache:
     """Keys and values of one layer.
 
     Attributes:
-        keys, values: the prefix, ``[sum(lengths), head_dim]``; keys with RoPE applied.
+        keys, values: the prefix, ``[sum(lengths), head_dim]``; keys with RoPE applied. Where it is
+            quantised, ``[0, head_dim]``: the type and the place of what :meth:`runs` yields.
         lengths: entries that each kv head keeps in the prefix.
         tail_keys, tail_values: ``[kv_heads, capacity, head_dim]``, of which ``tail`` are written.
         tail: entries written to the tail.
@@ -32,6 +34,7 @@ class LayerCache:
         columns: for policies that evict while decoding, attention statistics of all entries,
             ``[entries, 1 or group]`` each: a head's prefix, its tail, then the next head.
         moves: how often entries have come to lie elsewhere.
+        quantised: the prefix where :meth:`quantise` has been called.
     """
 
     keys: Tensor
@@ -43,6 +46,7 @@ class LayerCache:
     positions: Tensor = None
     columns: list[Tensor] = field(default_factory=list)
     moves: int = 0
+    quantised: Quantised | None = None
     _table: tuple[int, Tensor] | None = None
 
     @classmethod
@@ -63,9 +67,13 @@ class LayerCache:
         """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads.
 
         The tail must be empty. ``before`` is what the first row is called.
+
+        Raises:
+            ValueError: the prefix is quantised.
         """
         if lengths == self.lengths:
             return
+        self._check_exact()
         self.lengths = lengths
         self.moves += 1
         self.keys, self.values = take(self.keys, self.values, rows, before)
@@ -76,7 +84,12 @@ class LayerCache:
             self.positions = self.positions.index_select(0, rows)
 
     def merge_tail(self) -> None:
-        """Make the tail part of the prefix, each head's after its own; positions are let go."""
+        """Make the tail part of the prefix, each head's after its own; positions are let go.
+
+        Raises:
+            ValueError: the prefix is quantised.
+        """
+        self._check_exact()
         ns, head_dim = namespace(self.keys), self.keys.shape[-1]
         tails = [tail[:, : self.tail] for tail in (self.tail_keys, self.tail_values)]
         parts = [
@@ -90,37 +103,59 @@ class LayerCache:
         self.tail, self.positions = 0, None
         self.moves += 1
 
+    def quantise(self, kv_dtype: str) -> None:
+        """Hold the prefix in few bits from here on: it can be attended to, but not evicted from.
+
+        Args:
+            kv_dtype: of :data:`~kvevict.quantised.KV_DTYPES`.
+        """
+        self._check_exact()
+        self.quantised = Quantised.of(kv_dtype, (run for _, *run in self.runs()))
+        # Not a slice, which would hold all of it.
+        self.keys, self.values = (x.new_empty((0, x.shape[-1])) for x in (self.keys, self.values))
+        self.moves += 1
+
+    @property
+    def kv_dtype(self) -> str | None:
+        """What the prefix is quantised to."""
+        return self.quantised and self.quantised.kv_dtype
+
     def runs(self):
-        """The prefix by runs of consecutive heads of equal length, without copies.
+        """The prefix by runs of consecutive heads of equal length, without copies if not quantised.
 
         Yields:
             ``(heads, keys, values)``: a slice of kv heads and two ``[heads, length, head_dim]``.
         """
-        head = row = 0
+        head = row = group = 0
         head_dim = self.keys.shape[-1]
         for length, same in groupby(self.lengths):
             count = len(list(same))
             rows = count * length
-            yield (
-                slice(head, head + count),
-                self.keys[row : row + rows].reshape(count, length, head_dim),
-                self.values[row : row + rows].reshape(count, length, head_dim),
-            )
-            head, row = head + count, row + rows
+            if self.quantised and length:
+                run = self.quantised.numbers(row, group, count, length, self.keys.dtype)
+            else:
+                whole = (self.keys, self.values)
+                run = (x[row : row + rows].reshape(count, length, head_dim) for x in whole)
+            yield slice(head, head + count), *run
+            head, row, group = head + count, row + rows, group + count * count_groups(length)
 
     def table(self) -> list[list[int]]:
         """Where each head's entries lie on a GPU: see :mod:`kvevict.kernels.decode`."""
-        entry = self.keys.shape[-1] * self.keys.element_size()
+        held = self.quantised or self
         before = [0, *accumulate(self.lengths)][:-1]
         tails = [head * self.tail_keys.shape[1] for head in range(len(self.lengths))]
-        parts = ((self.keys, before), (self.values, before))
-        parts += ((self.tail_keys, tails), (self.tail_values, tails))
-        addresses = [[x.data_ptr() + row * entry for row in rows] for x, rows in parts]
-        return [*addresses, list(self.lengths)]
+        parts = [(held.keys, before), (held.values, before)]
+        parts += [(self.tail_keys, tails), (self.tail_values, tails)]
+        scales = [[0] * len(self.lengths)] * 2
+        if self.quantised:
+            groups = [0, *accumulate(map(count_groups, self.lengths))][:-1]
+            of_keys, of_values = held.key_scales, held.value_scales.unsqueeze(-1)
+            scales = [_addresses(of_keys, groups), _addresses(of_values, before)]
+        return [*(_addresses(x, rows) for x, rows in parts), list(self.lengths), *scales]
 
     @property
     def device_table(self) -> Tensor:
-        """The same on the device, int64 ``[5, kv_heads]``."""
+        """The same on the device, int64 ``[7, kv_heads]``."""
         if self._table is None or self._table[0] != self.moves:
             table = integers(self.table(), namespace(self.keys).int64, like=self.keys)
             self._table = (self.moves, table)
@@ -156,13 +191,25 @@ class LayerCache:
         """
         if self.tail:
             raise ValueError("only a cache without decoded tokens can be forked")
-        return LayerCache(self.keys, self.values, list(self.lengths), columns=self.columns)
+        return LayerCache(
+            self.keys,
+            self.values,
+            list(self.lengths),
+            columns=self.columns,
+            quantised=self.quantised,
+        )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values held, the whole of the preallocated tail included."""
-        held = (self.keys, self.values, self.tail_keys, self.tail_values)
+        """Bytes of keys and values held, scales and the whole of the preallocated tail included."""
+        held = [self.keys, self.values, self.tail_keys, self.tail_values]
+        if self.quantised:
+            held += self.quantised.tensors.values()
         return sum(_nbytes(t) for t in held if t is not None)
+
+    def _check_exact(self) -> None:
+        if self.quantised:
+            raise ValueError("a quantised prefix stays as it is")
 
 
 @dataclass
@@ -195,6 +242,12 @@ class KVCache:
     def fork(self) -> KVCache:
         """A second cache over the same prefixes, whose tokens do not reach this one."""
         return KVCache([layer.fork() for layer in self.layers], self.seen)
+
+
+def _addresses(x: Tensor, rows: list[int]) -> list[int]:
+    """Where rows of ``x`` begin, ``[n, width]``."""
+    width = x.shape[-1] * x.element_size()
+    return [x.data_ptr() + row * width for row in rows]
 
 
 def _nbytes(t: Tensor) -> int:

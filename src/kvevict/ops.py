@@ -15,6 +15,7 @@ from typing import Callable
 from .tensors import HEAD_DIMS, Tensor, integers, namespace
 
 CHUNK = 4096  # entries whose projected values are held at a time
+FP8 = (8, 9)  # compute capability that reads e4m3
 
 
 @lru_cache(maxsize=1)
@@ -62,6 +63,25 @@ def flash_applies(q: Tensor) -> bool:
 def attention_kernels(q: Tensor) -> ModuleType | None:
     """The kernels where those that work on queries, keys and values may take ``q``."""
     return kernels(q) if flash_applies(q) else None
+
+
+def decode_kernels(q: Tensor, kv_dtype: str | None) -> ModuleType | None:
+    """The kernels where that of decoding may take ``q`` over a cache of this type.
+
+    Args:
+        kv_dtype: what the cache is quantised to, of :data:`kvevict.quantised.KV_DTYPES`, or None.
+    """
+    gpu = attention_kernels(q)
+    return gpu if gpu and reads(kv_dtype, namespace(q).__name__) else None
+
+
+@lru_cache
+def reads(kv_dtype: str | None, framework: str) -> bool:
+    """Whether the kernels read such a cache on the GPU there is; where they do not, says so."""
+    if kv_dtype in (None, "int8") or (kv_dtype == "fp8" and compute_capability(framework) >= FP8):
+        return True
+    print(f"a cache in {kv_dtype} is attended to without a kernel here, slower", file=sys.stderr)
+    return False
 
 
 @lru_cache

@@ -2,8 +2,9 @@
 
 Its tensors are ``layers.<n>.keys`` and ``layers.<n>.values`` ``[sum(lengths), head_dim]`` and,
 where they were recorded, ``layers.<n>.positions``; ``lengths`` ``[layers, kv_heads]``, the prompt's
-``tokens``, and the next ``logits``. The header's metadata say what made it. Keys have RoPE
-applied, so the file is of use to the model that made it and to no other.
+``tokens``, and the next ``logits``. Of a quantised cache, keys and values are codes, and the other
+tensors of :class:`~kvevict.quantised.Quantised` stand beside them. The header's metadata say what
+made it. Keys have RoPE applied, so the file is of use to the model that made it and to no other.
 """
 
 from __future__ import annotations
@@ -21,14 +22,30 @@ from .cache import KVCache, LayerCache
 from .engine.session import Decoder, Session
 from .errors import InputError
 from .files import expand, replacing
+from .quantised import Quantised
 from .tensors import Tensor, namespace
 
-FORMAT, VERSION = "kvevict-cache", 1
+FORMAT, VERSION = "kvevict-cache", 2
+UNQUANTISED = 1  # the version of files that need no later one
 PARTS = ("keys", "values", "positions")  # of a layer
 ALIGNMENT = 64  # bytes: where tensors lie as they do in memory, they are computed with alike
-_WORDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+_WORDS = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int8": "I8",
+    "uint8": "U8",
+}
 # NumPy has no bfloat16: its bits travel as whole numbers.
-_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.int16, "I64": np.int64}
+_TYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.int16,
+    "I64": np.int64,
+    "I8": np.int8,
+    "U8": np.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -63,18 +80,24 @@ def save(path: str | Path, prompt: SavedPrompt) -> None:
         raise InputError("a cache is saved before anything follows its prompt; fork the session")
     tensors: dict[str, Tensor | np.ndarray] = {}
     for number, layer in enumerate(cache.layers):
-        for name in PARTS:
-            if getattr(layer, name) is not None:
-                tensors[f"layers.{number}.{name}"] = getattr(layer, name)
+        parts = {name: getattr(layer, name) for name in PARTS}
+        if layer.quantised:
+            parts.update(layer.quantised.tensors)
+        for name, tensor in parts.items():
+            if tensor is not None:
+                tensors[f"layers.{number}.{name}"] = tensor
     tensors["lengths"] = np.array([layer.lengths for layer in cache.layers], np.int64)
     tensors["tokens"] = np.array(prompt.ids, np.int64)
     tensors["logits"] = session.logits
+    kv_dtype = cache.layers[0].kv_dtype
     metadata = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": str(VERSION if kv_dtype else UNQUANTISED),
         "method": json.dumps(dict(prompt.method)),
         "model": json.dumps(dict(prompt.model)),
     }
+    if kv_dtype:
+        metadata["kv_dtype"] = kv_dtype
     _write(expand(path), tensors, metadata)
 
 
@@ -97,7 +120,7 @@ def load(path: str | Path, decoder: Decoder, model: Mapping[str, str]) -> SavedP
         metadata, arrays = _read(path)
         _check(path, metadata, model)
         return SavedPrompt(
-            session=_session(arrays, decoder),
+            session=_session(arrays, metadata.get("kv_dtype"), decoder),
             ids=arrays["tokens"][1].tolist(),
             method=json.loads(metadata["method"]),
             model=dict(model),
@@ -126,23 +149,43 @@ def _check(path: Path, metadata: Mapping[str, str], model: Mapping[str, str]) ->
 Stored = tuple[str, np.ndarray]  # safetensors' word for its type, and the values or their bits
 
 
-def _session(arrays: Mapping[str, Stored], decoder: Decoder) -> Session:
+def _session(arrays: Mapping[str, Stored], kv_dtype: str | None, decoder: Decoder) -> Session:
     like = decoder.embed([0])
     layers = []
     for number, lengths in enumerate(arrays["lengths"][1].tolist()):
-        parts = {name: arrays.get(f"layers.{number}.{name}") for name in PARTS}
-        layer = LayerCache(_tensor(parts["keys"], like), _tensor(parts["values"], like), lengths)
-        shapes = (list(layer.keys.shape), list(layer.values.shape))
-        if shapes != ([sum(lengths), shapes[0][1]],) * 2 or len(lengths) != decoder.kv_heads:
+        first = f"layers.{number}."
+        parts = {name[len(first) :]: x for name, x in arrays.items() if name.startswith(first)}
+        positions = parts.pop("positions", None)
+        make = _quantised_layer if kv_dtype else _layer
+        layer = make(parts, lengths, kv_dtype, like)
+        if len(lengths) != decoder.kv_heads:
             raise ValueError("the lengths are not those of the keys")
-        if parts["positions"] is not None:
-            layer.positions = _tensor(parts["positions"], like, convert=False)
+        if positions is not None:
+            layer.positions = _tensor(positions, like, convert=False)
         layers.append(layer)
     if len(layers) != decoder.layers:
         raise ValueError("the layers are not the model's")
     session = Session(decoder, KVCache(layers, len(arrays["tokens"][1])))
     session.logits = _tensor(arrays["logits"], like, convert=False)
     return session
+
+
+def _layer(parts: Mapping[str, Stored], lengths: list[int], _: None, like: Tensor) -> LayerCache:
+    layer = LayerCache(_tensor(parts["keys"], like), _tensor(parts["values"], like), lengths)
+    shapes = (list(layer.keys.shape), list(layer.values.shape))
+    if shapes != ([sum(lengths), shapes[0][1]],) * 2:
+        raise ValueError("the lengths are not those of the keys")
+    return layer
+
+
+def _quantised_layer(
+    parts: Mapping[str, Stored], lengths: list[int], kv_dtype: str, like: Tensor
+) -> LayerCache:
+    tensors = {name: _tensor(stored, like, convert=False) for name, stored in parts.items()}
+    quantised = Quantised(kv_dtype, **tensors)
+    quantised.check(lengths)
+    empty = like.new_empty((0, quantised.key_scales.shape[-1]))
+    return LayerCache(empty, empty, lengths, quantised=quantised)
 
 
 def _tensor(stored: Stored, like: Tensor, convert: bool = True) -> Tensor:

@@ -16,7 +16,8 @@ def label_variants(policies: list[dict[str, Any]]) -> list[str]:
     """A label for each policy as recorded: ``laprox``, or ``laprox (project False)``.
 
     Only settings that differ among the policies of one name and from the method's default are
-    spelled out, so that a method that comes in one variant has its plain name. Shares of what is
+    spelled out, so that a method that comes in one variant has its plain name; what entries are
+    quantised to always is. Shares of what is
     kept add up to 1; where one is 0, that says it, as long as no other variant has the same label.
     """
     flat = [_flatten(policy) for policy in policies]
@@ -40,7 +41,8 @@ def _label(name: str, own: dict[str, Any], variants: list[dict[str, Any]], brief
     apart = {
         key: value
         for key, value in own.items()
-        if value != usual.get(key) and any(value != other.get(key) for other in variants)
+        if value != usual.get(key)
+        and (key == "kv_dtype" or any(value != other.get(key) for other in variants))
     }
     shares = {key: value for key, value in apart.items() if isinstance(value, Fraction)}
     if brief and 0 in shares.values():

@@ -128,6 +128,23 @@ def test_budgets_in_entries(tmp_path):
     assert "budget" not in records[0]
 
 
+def test_types_are_crossed_with_methods_and_the_full_cache(tmp_path):
+    chosen = policies("--method full,snapkv --keep_ratio 0.1 --kv_dtype auto,int8")
+    assert [(p.name, p.kv_dtype) for p in chosen] == [
+        (name, kv_dtype) for name in ("full", "snapkv") for kv_dtype in (None, "int8")
+    ]
+    args = arguments.parse(["--method", "snapkv", "--kv_dtype", "int8"])
+    ((name, settings),) = arguments.runs(args, chosen_policies(args))
+    assert "_snapkv-0.2-int8_" in name
+    assert settings["policy"]["kv_dtype"] == "int8"
+    file = tmp_path / "a.yaml"
+    file.write_text("- {method: full, kv_dtype: [null, int4]}\n- {method: nacl, kv_dtype: fp8}\n")
+    of_file = policies(f"--config {file}")
+    assert [p.kv_dtype for p in of_file] == [None, "int4", "fp8"]
+    assert {p.kv_dtype for p in policies(f"--config {file} --kv_dtype int2")} == {"int2"}
+    assert "kv_dtype" not in describe(SnapKV())
+
+
 def test_runs_are_named_readably_and_apart():
     found = names("--model_path org/m --method full,nacl,h2o --keep_ratio 0.05,0.5")
     readable = [name.rpartition("_")[0] for name in found]

@@ -43,9 +43,9 @@ class Launcher:
         compiled.add(self.name)
 
     def look(self, *args) -> None:
-        """Every argument is a number, a pointer, or a descriptor of bulk copies."""
+        """Every argument is a constant, a pointer, or a descriptor of bulk copies."""
         for x in args[nvidia._BASE_ARGS_FORMAT_LEN :]:
-            assert isinstance(x, (int, float, Descriptor)) or x.data_ptr() % 16 == 0, x
+            assert isinstance(x, (int, float, str, Descriptor)) or x.data_ptr() % 16 == 0, x
 
 
 class Descriptor:
@@ -105,6 +105,12 @@ def launch_for(head_dim: int) -> None:
     newest = (x[:, :, -1:] for x in (q, k, v))
     kernels.turn_and_append(*newest, cos[-1:], sin[-1:], held.device_table, tail_lens)
     kernels.take_joined(held.keys[:9], held.values, paddle.arange(5, dtype="int32"))
+    for kv_dtype in ("int8", "fp8") if CAPABILITY >= 89 else ("int8",):
+        own = LayerCache.compact(k[0], v[0])
+        own.quantise(kv_dtype)
+        own.append(k[0, :, :9], v[0, :, :9])
+        over_codes = (q[0, :, -1:], own.device_table, tail_lens, chunks, 64)
+        kernels.decode_attention(*over_codes, kv_dtype=kv_dtype)
     for before in (0, 3):
         kernels.take(held.keys, held.values, paddle.arange(5, dtype="int32"), before)
 

@@ -16,7 +16,7 @@ import paddle
 
 from kvevict import kernels, noise  # imports Triton through Paddle's compatibility layer
 from kvevict.attention.cached import attend_cached
-from kvevict.cache import KVCache, LayerCache
+from kvevict.cache import TAIL, KVCache, LayerCache
 from kvevict.engine.table import Table
 
 from triton.runtime.interpreter import GridExecutor  # isort: skip
@@ -64,6 +64,8 @@ def main() -> None:
 
     last = decode(q[:, :, -1:], k, v)
     close(last, (weights @ np.repeat(c, 2, 1))[:, :, -1:], 1e-3)
+    for kv_dtype in ("int8", "fp8"):
+        over_codes(q[:, :, -1:], k, v, kv_dtype)
     side_by_side(q, k, v)
     layer(q)
     print("ok")
@@ -102,6 +104,21 @@ def layer(q: paddle.Tensor) -> None:
     sin[:, :32] *= -1
     tables = (paddle.to_tensor(t).astype("float16") for t in (cos, sin))
     close(kernels.turn(q, *tables), expected, 2e-3)
+
+
+def over_codes(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor, kv_dtype: str) -> None:
+    """One token over a quantised prefix, against plain code in float32 over the same numbers."""
+    held = LayerCache.compact(k[0, :, :140], v[0, :, :140])
+    held.quantise(kv_dtype)
+    held.append(k[0, :, 140:], v[0, :, 140:])
+    tail_lens, chunks = paddle.to_tensor([10], dtype="int32"), kernels.count_chunks([140, 140])
+    got = kernels.decode_attention(
+        q[0], held.device_table, tail_lens, chunks, TAIL, kv_dtype=kv_dtype
+    )
+    for name in ("keys", "values", "tail_keys", "tail_values"):
+        setattr(held, name, getattr(held, name).astype("float32"))
+    expected, _ = attend_cached(q[0].astype("float32"), held)
+    close(got, expected.astype("float64").numpy(), 1e-3)
 
 
 def side_by_side(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..ops import attention_kernels
+from ..ops import decode_kernels
 from ..tensors import Tensor, integers, matmul_nt, namespace
 from .blockwise import BLOCK
 
@@ -26,22 +26,26 @@ def attend_cached(
     """
     query_heads, tokens, _ = q.shape
     group = query_heads // len(cache.lengths)
-    if not observe and group * tokens <= KERNEL_ROWS and (gpu := attention_kernels(q)):
+    few = not observe and group * tokens <= KERNEL_ROWS
+    if few and (gpu := decode_kernels(q, cache.kv_dtype)):
         tail = integers([cache.tail], namespace(q).int32, like=q)
         chunks, capacity = gpu.count_chunks(cache.lengths), cache.tail_keys.shape[1]
-        return gpu.decode_attention(q, cache.device_table, tail, chunks, capacity), None
+        call = (q, cache.device_table, tail, chunks, capacity)
+        return gpu.decode_attention(*call, kv_dtype=cache.kv_dtype), None
     rows = max(1, BLOCK // (query_heads * (max(cache.lengths) + cache.tail)))
+    runs = list(cache.runs())  # once: a quantised prefix is decoded for it
     if observe or tokens <= rows:
-        return _attend(q, cache, cache.tail, observe)
+        return _attend(q, cache, runs, cache.tail, observe)
     outs = []
     for start in range(0, tokens, rows):
         after = max(0, tokens - start - rows)
-        outs.append(_attend(q[:, start : start + rows], cache, cache.tail - after, observe)[0])
+        own = q[:, start : start + rows]
+        outs.append(_attend(own, cache, runs, cache.tail - after, observe)[0])
     return namespace(q).cat(outs, dim=1), None
 
 
 def _attend(
-    q: Tensor, cache: LayerCache, tail: int, observe: bool
+    q: Tensor, cache: LayerCache, runs: list[tuple], tail: int, observe: bool
 ) -> tuple[Tensor, list[Tensor] | None]:
     """As :func:`attend_cached`, of queries that are the last of the tail's first ``tail``."""
     ns = namespace(q)
@@ -50,7 +54,7 @@ def _attend(
     scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
     future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
     outs, seen = [], []
-    for heads, keys, values in cache.runs():
+    for heads, keys, values in runs:
         tail_keys, tail_values = cache.tail_keys[heads, :tail], cache.tail_values[heads, :tail]
         length = keys.shape[1]
         own = scaled[heads]

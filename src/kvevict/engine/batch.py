@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..ops import attention_kernels
+from ..ops import attention_kernels, reads
 from ..tensors import Tensor, namespace
 from .rows import OneByOne, Rows, Together, take
 from .session import Session, check_positions
@@ -33,7 +33,7 @@ class Batch:
         self.sessions = list(sessions)
         self.steps = steps
         self._parts: list[tuple[list[int], Rows]] = []
-        self._graph: GraphStep | None = None
+        self._graphs: dict[str | None, GraphStep] = {}  # by what caches are quantised to
 
     def join(self, session: Session) -> None:
         """A further row, the last."""
@@ -45,8 +45,8 @@ class Batch:
         session = self.sessions.pop(row)
         session.logits = session.logits.clone()  # the next step overwrites the batch's
         self._parts.clear()
-        if self._graph:
-            self._graph.leave(session)
+        for graph in self._graphs.values():
+            graph.leave(session)
         return session
 
     def step(self, ids: list[int]) -> Tensor:
@@ -81,24 +81,33 @@ class Batch:
         return take(namespace(results[0]).cat(results, dim=0), places)
 
     def _split(self) -> list[tuple[list[int], Rows]]:
-        """Rows whose attention is one kernel, and rows that evict as they grow: each its own way.
+        """Rows whose attention is one kernel, and rows that go one by one.
 
-        Where there is no such kernel, all go that way.
+        A kernel's caches are quantised alike. One by one go those that evict as they grow, and all
+        whose caches no kernel reads.
         """
-        kernels = attention_kernels(self.sessions[0].cache.layers[0].keys)
-        together = [row for row, s in enumerate(self.sessions) if kernels and not s.evicts]
-        alone = [row for row in range(len(self.sessions)) if row not in together]
+        keys = self.sessions[0].cache.layers[0].keys
+        framework = namespace(keys).__name__ if attention_kernels(keys) else None
+        together: dict[str | None, list[int]] = {}
+        alone = []
+        for row, session in enumerate(self.sessions):
+            kv_dtype = session.cache.layers[0].kv_dtype
+            if framework and not session.evicts and reads(kv_dtype, framework):
+                together.setdefault(kv_dtype, []).append(row)
+            else:
+                alone.append(row)
         parts = [(alone, OneByOne([self.sessions[row] for row in alone]))] if alone else []
-        if together:
-            parts.append((together, self._together([self.sessions[row] for row in together])))
+        for kv_dtype, rows in together.items():
+            parts.append((rows, self._together(kv_dtype, [self.sessions[row] for row in rows])))
         return parts
 
-    def _together(self, sessions: list[Session]) -> Rows:
+    def _together(self, kv_dtype: str | None, sessions: list[Session]) -> Rows:
         if namespace(sessions[0].cache.layers[0].keys).__name__ == "torch":
             from . import cuda_graph
 
             if self.steps >= cuda_graph.WORTH:
-                graph = self._graph
-                self._graph = graph.seat(sessions) if graph else cuda_graph.GraphStep(sessions)
-                return self._graph
+                graph = self._graphs.get(kv_dtype)
+                graph = graph.seat(sessions) if graph else cuda_graph.GraphStep(sessions)
+                self._graphs[kv_dtype] = graph
+                return graph
         return Together(sessions)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from ..attention import RepeatedChunks
 from ..environment import free_host_bytes
 from ..methods import Policy
+from ..quantised import entry_bytes
 from ..tensors import Tensor, namespace
 from .prefilling import CHUNK
 from .session import Decoder
@@ -31,15 +34,28 @@ def needed_bytes(model: Decoder, policies: list[Policy], tokens: int, new_tokens
     """What a prompt takes at most: its caches, and a layer's prefill beside them."""
     w_o = model.output_projection(0)
     kv_heads, group, head_dim, hidden = w_o.shape
-    entries = sum(policy.entries(tokens) + new_tokens for policy in policies)
-    cache = 2 * head_dim * kv_heads * model.layers * entries
+    size = w_o.element_size()
+    whole = entry_bytes(None, head_dim, size)
+    entries = sum(
+        policy.entries(tokens) * _held_bytes(policy, head_dim, size) + new_tokens * whole
+        for policy in policies
+    )
+    cache = ceil(kv_heads * model.layers * entries)
     # The hidden state before and after the layer and while it is joined; queries, keys and values
     # by chunks and joined, and attention's result. A chunk's MLP is some times as wide.
     layer = tokens * (4 * hidden + 3 * head_dim * kv_heads * (group + 2))
     if any(_repeats(policy, tokens) for policy in policies):
         # The chunks' hidden states, and keys and values once more with a chunk's behind them.
         layer += tokens * 2 * (hidden + head_dim * kv_heads)
-    return w_o.element_size() * (cache + layer + 16 * hidden * min(tokens, CHUNK))
+    return cache + size * (layer + 16 * hidden * min(tokens, CHUNK))
+
+
+def _held_bytes(policy: Policy, head_dim: int, size: int) -> float:
+    """Of an entry that is kept, at most; a model-wide choice is quantised when it is whole."""
+    held = entry_bytes(policy.kv_dtype, head_dim, size)
+    if policy.kv_dtype and policy.allocator.scope == "model":
+        held += entry_bytes(None, head_dim, size)
+    return held
 
 
 def _repeats(policy: Policy, tokens: int) -> bool:

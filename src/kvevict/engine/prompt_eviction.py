@@ -86,7 +86,7 @@ class Eviction:
         layer = self._layer
         self._layer += 1
         if not self.active:
-            self.cache.layers.append(self._compact(view))
+            self._hold(self._compact(view))
             return
         scored = {} if scored is None else scored
         key = (self.scorer, self.policy.seed, self.prompt if self.scorer.by_budget else None)
@@ -109,7 +109,9 @@ class Eviction:
         """
         self.checks.look()
         if self._best:
-            self.cache.layers, self._best = self._best.layers(), None
+            for layer in self._best.layers():  # before, any entry might still have gone
+                self._hold(layer)
+            self._best = None
         if self._unread:
             layers, lengths = zip(*self._unread)
             self._unread.clear()
@@ -125,10 +127,18 @@ class Eviction:
 
     def _store(self, layer: LayerCache, mask: Tensor, lengths: list[int] | Tensor) -> None:
         """Keep what bool ``mask [kv_heads, N]`` says, ``lengths[h]`` entries of head h."""
+        if not isinstance(lengths, list) and self.policy.kv_dtype:
+            lengths = lengths.tolist()  # the host waits: groups of keys begin with their heads
         if not isinstance(lengths, list):
             self._unread.append((layer, lengths))
             lengths = [self.budget * self.kv_heads]  # as of one head, until they are read
         layer.keep(nonzero(mask.reshape(-1), sum(lengths)), lengths)
+        self._hold(layer)
+
+    def _hold(self, layer: LayerCache) -> None:
+        """Take a layer whose entries are final into the cache, quantised if the policy says so."""
+        if self.policy.kv_dtype:
+            layer.quantise(self.policy.kv_dtype)
         self.cache.layers.append(layer)
 
     def score(self, view: LayerView, layer: int) -> Tensor:

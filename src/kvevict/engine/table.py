@@ -19,7 +19,7 @@ class Table:
     A free place has no entries, and a tail that anything may be written to.
 
     Args:
-        like: a cache of the model's.
+        like: a cache of the model's, quantised as all that are to come.
         places: how many there are.
         spare: how much more than it needs a launch may have, so that it serves other caches, too.
 
@@ -31,13 +31,14 @@ class Table:
         keys, kv_heads = like.layers[0].keys, len(like.layers[0].lengths)
         layers = len(like.layers)
         self._scratch = keys.new_zeros((1, keys.shape[-1]))
-        self._free = np.array([[self._scratch.data_ptr()] * kv_heads] * 4 + [[0] * kv_heads])
-        self._host = np.empty((layers, 5, places, kv_heads), np.int64)
+        self._free = np.array([[self._scratch.data_ptr()] * kv_heads] * 4 + [[0] * kv_heads] * 3)
+        self._host = np.empty((layers, len(self._free), places, kv_heads), np.int64)
         self._host[:] = self._free[:, None]
-        self._rows = integers(self._host.reshape(layers, 5, -1), namespace(keys).int64, like=keys)
+        flat = self._host.reshape(*self._host.shape[:2], -1)
+        self._rows = integers(flat, namespace(keys).int64, like=keys)
         self._held: list[tuple[ref, int] | None] = [None] * places
         self._capacities = [1] * places
-        self._spare = spare
+        self._spare, self._kv_dtype = spare, like.layers[0].kv_dtype
         self._shares: Tensor | None = None  # [layers, …], what the kernel calls places
         self.launch = ([kernels.count_chunks([])] * layers, 1)
 
@@ -79,7 +80,9 @@ class Table:
             q = q.reshape(-1, 1, head_dim)
         chunks, capacity = self.launch
         places = self._shares[layer]
-        return kernels.decode_attention(q, rows, tail_lens, chunks[layer], capacity, places)
+        return kernels.decode_attention(
+            q, rows, tail_lens, chunks[layer], capacity, places, self._kv_dtype
+        )
 
     def _moved(self, place: int, cache: KVCache | None) -> bool:
         """Whether a place has had another cache, or the same one elsewhere."""

@@ -6,9 +6,13 @@ so that a head with ten times the entries gets ten times the programs, and of a 
 multiprocessors some; a second launch combines the chunks of each head. The query heads of a group
 share a tile: keys and values are read once.
 
-A table is int64 ``[5, kv_heads]``: the addresses of each head's first key and value, of its tail's
-first key and value, and how many entries it has before the tail. Entries of ``head_dim`` numbers
-follow one another.
+A table is int64 ``[7, kv_heads]``: the addresses of each head's first key and value, of its tail's
+first key and value, how many entries it has before the tail, and, where these are quantised, the
+addresses of the first scales of its keys and of its values (:mod:`kvevict.quantised`). Entries of
+``head_dim`` numbers follow one another.
+
+Codes are turned into q's type, in which all of them are exact, and multiplied as they are: the
+scale of a key's channel goes to the query, that of a value to its weight.
 """
 
 from __future__ import annotations
@@ -17,10 +21,10 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..quantised import GROUP as KEYS  # read at a time, with one scale for each channel
 from ..tensors import Tensor, namespace
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
-KEYS = 64  # entries that a program reads at a time
 SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks of a prefix; those of tails are LONGEST
 PROGRAMS = 264  # that a card runs at a time: two on each multiprocessor of an H100
 NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
@@ -54,6 +58,7 @@ def decode_attention(
     chunks: Chunks,
     capacity: int,
     places: Tensor | None = None,
+    kv_dtype: str | None = None,
 ) -> Tensor:
     """Attention of the newest tokens over compacted prompts and the tokens decoded since.
 
@@ -61,8 +66,8 @@ def decode_attention(
     other heads take the place of some.
 
     Args:
-        q: ``[query_heads, new, head_dim]``, bfloat16 or float16 as the entries are: each sequence's
-            ``new`` last tokens.
+        q: ``[query_heads, new, head_dim]``, bfloat16 or float16 as the entries or the tails are:
+            each sequence's ``new`` last tokens.
         table: the kv heads of one sequence after another.
         tail_lens: int32 ``[sequences]``, the tokens in their tails, the new ones included; new
             token i sees all but the ``new - 1 - i`` last.
@@ -71,6 +76,7 @@ def decode_attention(
         places: int32, which head each program reads, and behind those, as the last ``kv_heads``,
             each head's first program. A program beyond those needed reads the last head. Without
             it every program counts through all heads.
+        kv_dtype: what all prefixes are quantised to, "int8" or "fp8"; None where none is.
 
     Returns:
         ``[query_heads, new, head_dim]``.
@@ -99,8 +105,8 @@ def decode_attention(
         q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, *chunks,
         tail_chunks,
         *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
-        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, TAIL=LONGEST, num_warps=4,
-        num_stages=3,
+        ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, TAIL=LONGEST,
+        KIND=kv_dtype or "", num_warps=4, num_stages=3,
     )  # fmt: skip
     _combine[(kv_heads * rows,)](
         partial, partial_lse, table, places, firsts, out, kv_heads, rows, *chunks, tail_chunks,
@@ -129,8 +135,8 @@ def _prefix_chunks(table, kv_heads, entries, KV_HEADS_PADDED: tl.constexpr):
 def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, chunk,
             prefix_chunks, tail_chunks, q_head, q_token, log2_scale, PLACED: tl.constexpr,
             KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr, GROUP: tl.constexpr,
-            D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-            TAIL: tl.constexpr):  # fmt: skip
+            D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, TAIL: tl.constexpr,
+            KIND: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
@@ -157,21 +163,65 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
         end = tl.minimum(begin + TAIL, entries)
         visible = entries - (new - 1 - token)
         part = 2
-    keys = _address(table, part, kv_head, kv_heads, q)
-    values = _address(table, part + 1, kv_head, kv_heads, q)
 
     head = kv_head * GROUP + row // new
     q_tile = tl.load(q + head[:, None] * q_head + token[:, None] * q_token + d[None, :],
                      mask=(row < GROUP * new)[:, None], other=0.0)  # fmt: skip
+    if KIND == "":
+        mixed, total, peak = _attend(q_tile, q, table, part, kv_head, kv_heads, begin, end, visible,
+                                     log2_scale, D, ROWS, KEYS, "")  # fmt: skip
+    elif slot < prefix_chunks:
+        mixed, total, peak = _attend(q_tile, q, table, 0, kv_head, kv_heads, begin, end, visible,
+                                     log2_scale, D, ROWS, KEYS, KIND)  # fmt: skip
+    else:
+        mixed, total, peak = _attend(q_tile, q, table, 2, kv_head, kv_heads, begin, end, visible,
+                                     log2_scale, D, ROWS, KEYS, "")  # fmt: skip
+    seen = total > 0
+    mixed = mixed / tl.where(seen, total, 1.0)[:, None]
+    at = slot.to(tl.int64) * (GROUP * new) + row
+    inside = row < GROUP * new
+    tl.store(partial + at[:, None] * D + d[None, :], mixed, mask=inside[:, None])
+    tl.store(partial_lse + at, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
+
+
+@triton.jit
+def _attend(q_tile, q, table, part, kv_head, kv_heads, begin, end, visible, log2_scale,
+            D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+            KIND: tl.constexpr):  # fmt: skip
+    """The rows of a tile over a head's entries from ``begin`` to ``end``, KEYS at a time.
+
+    Returns:
+        The weighted values ``[ROWS, D]``, the weights' sums and the highest scores, in powers of 2,
+        that both are relative to.
+    """
+    keys = _address(table, part, kv_head, kv_heads, q)
+    values = _address(table, part + 1, kv_head, kv_heads, q)
+    if KIND != "":
+        keys = tl.multiple_of(keys.to(tl.pointer_type(tl.int8)), 16)
+        values = tl.multiple_of(values.to(tl.pointer_type(tl.int8)), 16)
+        key_scales = tl.load(table + 5 * kv_heads + kv_head).to(tl.pointer_type(tl.float16))
+        key_scales = tl.multiple_of(key_scales, 16)
+        value_scales = tl.load(table + 6 * kv_heads + kv_head).to(tl.pointer_type(tl.float16))
+    d = tl.arange(0, D)
+    if KIND != "":  # a group ahead, for the first product waits for them
+        of_channels = tl.load(key_scales + begin // KEYS * D + d, mask=(d < D) & (begin < end))
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, D], tl.float32)
     for start in range(begin, end, KEYS):
         key = start + tl.arange(0, KEYS)
-        inside = (key < entries)[:, None]
+        inside = (key < end)[:, None]
         entry = key[:, None] * D + d[None, :]
-        k = tl.load(keys + entry, mask=inside, other=0.0)
-        scores = tl.dot(q_tile, k.T) * log2_scale
+        k = tl.load(keys + entry, mask=inside, other=0)
+        if KIND == "":
+            scaled = q_tile
+        else:
+            k = _number(k, KIND, q_tile)
+            of_entries = tl.load(value_scales + key, mask=key < end, other=0.0).to(tl.float32)
+            scaled = (q_tile * of_channels[None, :].to(tl.float32)).to(q_tile.dtype)
+            following = key_scales + (start // KEYS + 1) * D + d
+            of_channels = tl.load(following, mask=(d < D) & (start + KEYS < end))
+        scores = tl.dot(scaled, k.T) * log2_scale
         scores = tl.where(key[None, :] < visible[:, None], scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, axis=1))
         # A row that sees nothing yet would give -inf less -inf.
@@ -179,15 +229,21 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
         weights = tl.exp2(scores - base[:, None])
         shrink = tl.exp2(peak - base)
         total = total * shrink + tl.sum(weights, axis=1)
-        v = tl.load(values + entry, mask=inside, other=0.0)
+        v = tl.load(values + entry, mask=inside, other=0)
+        if KIND != "":
+            v = _number(v, KIND, q_tile)
+            weights = weights * of_entries[None, :]
         mixed = tl.dot(weights.to(v.dtype), v, acc=mixed * shrink[:, None])
         peak = higher
-    seen = total > 0
-    mixed = mixed / tl.where(seen, total, 1.0)[:, None]
-    at = slot.to(tl.int64) * (GROUP * new) + row
-    inside = row < GROUP * new
-    tl.store(partial + at[:, None] * D + d[None, :], mixed, mask=inside[:, None])
-    tl.store(partial_lse + at, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
+    return mixed, total, peak
+
+
+@triton.jit
+def _number(codes, KIND: tl.constexpr, like):
+    """Codes in ``like``'s type."""
+    if KIND == "fp8":  # from float16 to bfloat16 at once would take the GPU's slowest units
+        codes = codes.to(tl.float8e4nv, bitcast=True).to(tl.float16).to(tl.float32)
+    return codes.to(like.dtype)
 
 
 @triton.jit(do_not_specialize=NUMBERS)

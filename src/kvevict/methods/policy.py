@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Literal, Optional
 
 from ..budget import Ratio
 from ..errors import InputError
@@ -36,6 +36,8 @@ class Policy(Settings):
         decode_slack: go on evicting while decoding, whenever a head holds more than this many
             entries above its budget; None to let the cache grow with the answer.
         decode_drop: share of the budget that such an eviction frees beyond the excess.
+        kv_dtype: what kept entries are quantised to, see :mod:`kvevict.quantised`; None to keep
+            them as they are.
 
     Raises:
         InputError: a setting out of range, or parts that break their contracts or do not fit.
@@ -51,6 +53,7 @@ class Policy(Settings):
     seed: int = 0
     decode_slack: Optional[int] = None
     decode_drop: Ratio = Ratio(0.0)
+    kv_dtype: Optional[Literal["int8", "fp8", "int4", "int2"]] = later(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +72,11 @@ class Policy(Settings):
             raise InputError("min_eviction_seqlen must not be negative")
         if self.decode_slack is not None and self.decode_slack < 0:
             raise InputError("decode_slack must not be negative")
+        if self.kv_dtype and self.decode_slack is not None:
+            raise InputError(
+                f"{self.name} evicts while decoding, and quantised entries are not evicted from: "
+                "leave out kv_dtype, or set decode_slack to null in YAML (None in Python)"
+            )
         self._check_parts()
 
     @property
