@@ -123,6 +123,8 @@ def find_runs(
 ) -> dict[str, Path]:
     """The run directories below ``output_dir`` by name, or only the one that is asked for.
 
+    What is hidden, as an editor's copies are, is not looked at.
+
     Args:
         benchmark: where directories count too that have files named after its tasks alone.
 
@@ -134,9 +136,15 @@ def find_runs(
     names = {"preds_*.jsonl"}
     if benchmark:
         names.update(name for task in benchmark.tasks.values() for name in _file_names(task))
-    files = [path for name in names for path in output_dir.rglob(name)]
-    found = sorted({path.parent for path in files})
-    runs = {directory.relative_to(output_dir).as_posix(): directory for directory in found}
+    linked = [path for path in output_dir.iterdir() if path.is_symlink() and path.is_dir()]
+    files = [
+        path.relative_to(output_dir)
+        for name in names
+        for folder in (output_dir, *linked)  # links are not followed further down
+        for path in folder.rglob(name)
+    ]
+    found = {path.parent for path in files if not any(part[0] == "." for part in path.parts)}
+    runs = {directory.as_posix(): output_dir / directory for directory in sorted(found)}
     if not runs:
         raise InputError(f"there are no predictions (preds_<task>.jsonl) below {output_dir}")
     if model_name is None:

@@ -186,6 +186,20 @@ def test_runs_may_lie_deeper(tmp_path):
         assert cells(done.stdout)["Run"] == ["(examples)", "llama/nacl-0.2"]
 
 
+def test_runs_may_be_links_and_what_is_hidden_is_none(tmp_path):
+    write(tmp_path / "elsewhere" / "nacl", "passkey", ("1", "1"))
+    for name in (".ipynb_checkpoints", "full/.copies"):
+        write(tmp_path / "out" / name, "passkey", ("1", "2"))
+    write(tmp_path / "out" / "full", "passkey", ("1", "2"))
+    (tmp_path / "out" / "theirs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "round").symlink_to(tmp_path / "out")
+    found = cells(run("--output_dir", tmp_path / "out").stdout)
+    assert found["Run"] == ["(examples)", "full", "round/full", "theirs/nacl"]
+    assert found["Retrieve.PassKey"] == ["1", "0.0000", "0.0000", "1.0000"]
+    done = run("--output_dir", tmp_path / "out", "--model_name", "theirs/nacl")
+    assert cells(done.stdout)["Run"] == ["(examples)", "theirs/nacl"]
+
+
 def test_math_calc_of_the_run_called_gpt4_drops_the_first_number(tmp_path):
     for name in ("gpt4", "other"):
         write(tmp_path / name, "math_calc", ("1, 4, 8", [4, 8]))

@@ -7,6 +7,7 @@ from statistics import mean
 
 import benchmarks
 from benchmarks import Benchmark
+from benchmarks.benchmark import mean_score
 from reporting.intervals import Estimate, average
 from reporting.pool import Cell, Group, settings_of, task_names
 from reporting.published import Published
@@ -67,7 +68,7 @@ def score_table(cells: list[Cell], length: str = "", benchmark: Benchmark | None
     groups = _groups(benchmark, names)
     header = ["Method", "Kept", *(benchmarks.tasks()[name].title for name in names)]
     header += [f"{title} ({len(members)})" for title, members in groups.items() if title != "Mean"]
-    rows, sources = [], {}
+    rows, notes = [], _notes(cells)
     for method, ratio in settings_of(cells):
         own = {c.task: c for c in cells if (c.method, c.keep) == (method, ratio)}
         scores = [score_cell(own[name].score if name in own else None) for name in names]
@@ -77,9 +78,14 @@ def score_table(cells: list[Cell], length: str = "", benchmark: Benchmark | None
         theirs = _theirs(published, benchmark, list(own), names, groups) if published else []
         if any(theirs):
             rows.append([THEIRS, "", *(cell or DASH for cell in theirs)])
-            sources[f"Published by {published.source}; over all examples of a task."] = None
+            notes.append(f"Published by {published.source}; over all examples of a task.")
+    if benchmark and benchmark.summarise is not mean_score:
+        notes.append(
+            f"{benchmark.title} has several figures for a task, which compute_scores.py prints; "
+            "here is the mean over all examples."
+        )
     header += ["Mean"] * ("Mean" in groups)
-    return Table(_titled("Score", length), header, rows, [*_notes(cells), *sources])
+    return Table(_titled("Score", length), header, rows, list(dict.fromkeys(notes)))
 
 
 def _groups(benchmark: Benchmark | None, names: list[str]) -> dict[str, list[str]]:

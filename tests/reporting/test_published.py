@@ -127,3 +127,12 @@ def test_a_report_averages_groups_of_tasks(tmp_path):
     assert table.header[-3:] == ["∞Bench average (3)", "without KV (2)", "Mean"]
     assert [cell.split()[0] for cell in table.rows[0][-3:]] == ["0.333", "0.500", "0.250"]
     assert not any("ublished" in note for note in table.notes)
+
+
+def test_a_report_of_longbench_e_says_that_its_classes_are_pooled(tmp_path):
+    write_run(tmp_path / "full", "full", [True, False])
+    (group,) = pool(read_runs(tmp_path))
+    cells = list(group.cells)
+    note = "LongBench-E has several figures for a task, which compute_scores.py prints"
+    assert tables.score_table(cells, "", benchmarks.get("longbench_e")).notes[-1].startswith(note)
+    assert not any(note in each for each in tables.tables(group)[0].notes)
