@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import kvevict
-from kvevict import H2O, NACL, Full, InputError, SnapKV, environment, generate
+from kvevict import H2O, NACL, Full, InputError, KVzip, SnapKV, environment, generate
 from kvevict.engine import memory, prefill
 from tests.engine.greedy import alone, assert_same_tokens
 
@@ -72,6 +72,13 @@ def test_what_a_sequence_takes_is_no_less_than_its_cache(tiny_decoder) -> None:
         session.cache.reserve(12)
         needed = memory.needed_bytes(tiny_decoder, [policy(kind)], 75, 12)
         assert session.cache.nbytes < needed < session.cache.nbytes + 2**20
+    same = {"budget": 9}
+    one, other = (
+        [memory.needed_bytes(tiny_decoder, [kind(**same)], tokens, 12) for tokens in (0, 75)]
+        for kind in (SnapKV, KVzip)
+    )
+    assert one[0] == other[0]  # of no prompt nothing is repeated
+    assert one[1] < other[1] < 2 * one[1]
     assert memory.free_bytes(session.cache.layers[0].keys) == pytest.approx(
         environment.free_host_bytes(), rel=0.2
     )

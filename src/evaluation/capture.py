@@ -47,7 +47,9 @@ def capture(
     example = examples[example_id]
     loaded = load(model_path, device=device, framework=framework)
     ids = loaded.tokenizer.encode(task.prompt(example.fields).text)
-    sessions = prefill(loaded.decoder(), ids, policies, example.id, record=True)
+    sessions = prefill(
+        loaded.decoder(), ids, policies, example.id, record=True, repetition=loaded.repetition
+    )
     tokens = token_texts(loaded.tokenizer.decode, ids)
     return Kept(
         loaded.name,

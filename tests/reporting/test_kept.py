@@ -106,7 +106,7 @@ def test_the_answer_is_marked_where_it_overlaps():
 def test_masks_of_a_real_model_hold_the_budget(builtin_dir, tmp_path, framework, package):
     pytest.importorskip(package)
     write_data(tmp_path, count=2, words=150)
-    methods = ["streamingllm", "laprox", "nacl"]
+    methods = ["streamingllm", "laprox", "nacl", "kvzip"]
     found = capture.capture(
         "smollm2-135m-instruct", methods, 0.25, "passkey", 1, tmp_path, framework=framework
     )

@@ -60,8 +60,10 @@ def _held_bytes(policy: Policy, head_dim: int, size: int) -> float:
 
 def _repeats(policy: Policy, tokens: int) -> bool:
     """Whether a prompt of so many tokens is repeated for a policy."""
+    if not policy.scorer.prompt_only or policy.entries(tokens) == tokens:
+        return False
     asked = policy.scorer.statistics(policy.shape(tokens))
-    return policy.entries(tokens) < tokens and any(isinstance(s, RepeatedChunks) for s in asked)
+    return any(isinstance(statistic, RepeatedChunks) for statistic in asked)
 
 
 def free_bytes(like: Tensor) -> int | None:
