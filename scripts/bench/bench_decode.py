@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65536, help="seen before a step")
     parser.add_argument("--prompt", type=int, default=32768, help="of prefills and rates")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=2, help="of each prefill")
+    parser.add_argument("--repeats", type=int, default=3, help="of each prefill")
     parser.add_argument("--layers", type=int, default=32, help="fewer for a trial")
     parser.add_argument("--limit_s", type=float, default=300, help="begin no part after this")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on a CPU if need be")

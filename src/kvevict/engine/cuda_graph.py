@@ -64,7 +64,8 @@ class GraphStep(Rows):
         """See :class:`Rows`; the next call overwrites the logits."""
         self._table.put([session and session.cache for session in self._places])
         inputs = [[0, 0, 1]] * len(self._places)
-        places = [self._places.index(session) for session in self.sessions]
+        seats = {session: place for place, session in enumerate(self._places)}
+        places = [seats[session] for session in self.sessions]
         for place, token, session in zip(places, ids, self.sessions):
             inputs[place] = [token, session.cache.seen, session.cache.layers[0].tail + 1]
         self._inputs.copy_(torch.tensor([*zip(*inputs)]))

@@ -9,7 +9,6 @@ import numpy as np
 
 from .. import kernels
 from ..cache import TAIL, KVCache
-from ..kernels.decode import Chunks
 from ..tensors import Tensor, integers, namespace
 
 
@@ -119,7 +118,7 @@ class Table:
         self._shares[:] = integers(shares, self._shares.dtype, like=self._shares)
 
 
-def share_out(lengths: np.ndarray, chunks: list[Chunks]) -> np.ndarray:
+def share_out(lengths: np.ndarray, chunks: list[kernels.Chunks]) -> np.ndarray:
     """By layer what :func:`kvevict.kernels.decode_attention` takes for ``places``."""
     layers, heads = lengths.shape
     programs = max(made.count for made in chunks)

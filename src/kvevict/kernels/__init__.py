@@ -6,12 +6,13 @@ Importing this needs Triton 3.4 or newer. Nothing here waits for the device.
 from __future__ import annotations
 
 from .columns import column_statistic
-from .decode import count_chunks, decode_attention
+from .decode import Chunks, count_chunks, decode_attention
 from .layer import add_rms_norm, append, gated, rms_norm, turn, turn_and_append
 from .projection import quadratic_norms
 from .selection import positions, take, take_joined, top_k, uniform
 
 __all__ = [
+    "Chunks",
     "add_rms_norm",
     "append",
     "column_statistic",

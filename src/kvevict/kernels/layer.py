@@ -154,7 +154,7 @@ def _turn(x, cos, sin, out, heads, x_batch, x_head, x_token, table_batch, D: tl.
     x += batch * x_batch + token * x_token
     out += (batch * tl.num_programs(0) + token) * heads * D
     for start in range(0, heads, HEADS):
-        head = (start + tl.arange(0, HEADS))[:, None]
+        head = (start + tl.arange(0, HEADS)).to(tl.int64)[:, None]
         at, inside = x + head * x_head + d[None, :], (head < heads) & (d < D // 2)[None, :]
         first = tl.load(at, mask=inside, other=0.0)
         second = tl.load(at + D // 2, mask=inside, other=0.0)
