@@ -30,8 +30,8 @@ MODEL = "qwen2.5-coder-0.5b-instruct"
 WARM_UP = 300  # tokens
 NEW_TOKENS = 16
 HEAD = """\
-| prompt | system | prefill s | CPU s | ms/token | CPU ms | peak MiB | cache MiB |
-|---:|---|---:|---:|---:|---:|---:|---:|"""
+| prompt | system | prefill s | CPU s | ms/token | CPU ms | tokens/s | peak MiB | cache MiB |
+|---:|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 class Seconds(NamedTuple):
@@ -53,67 +53,89 @@ class Step(NamedTuple):
 
     Attributes:
         prefill: from token ids to whatever ``decode`` goes on from, and the cache's bytes.
-        decode: takes that on by a number of tokens.
+        decode: takes that on by a number of tokens for each prompt.
+        products: what multiplies by the weights, as a run's record says.
+        prompts: that are read one by one, and whose answers are decoded side by side.
     """
 
     prefill: Callable[[list[int]], tuple[Any, int]]
     decode: Callable[[Any, int], object]
+    products: dict[str, str]
+    prompts: int = 1
 
 
-def ours(framework: str, method: str) -> Callable[[str], Step]:
+def ours(
+    framework: str, method: str, dtype: str = "float32", prompts: int = 1
+) -> Callable[[str], Step]:
     """This project on a framework, under a method's defaults."""
 
     def start(model: str) -> Step:
-        from kvevict import build, decode, load, prefill
+        from kvevict import build, load, prefill
+        from kvevict.engine import decode_together
 
-        decoder = load(model, framework=framework).decoder()
+        decoder = load(model, dtype, framework=framework).decoder()
         policy = build(method, **({} if method == "full" else {"min_eviction_seqlen": 0}))
 
         def read(ids: list[int]) -> tuple[Any, int]:
-            (session,) = prefill(decoder, ids, [policy])
-            return session, session.cache.nbytes
+            different = [[*ids[n:], *ids[:n]] for n in range(prompts)]
+            sessions = [prefill(decoder, ids, [policy])[0] for ids in different]
+            return sessions, sum(session.cache.nbytes for session in sessions)
 
-        # The first token is the prefill's own.
-        return Step(read, lambda session, tokens: decode(session, tokens + 1))
+        def decode(sessions: Any, tokens: int) -> None:
+            decode_together(sessions, tokens + 1)  # the first is the prefill's own
+
+        return Step(read, decode, decoder.products, prompts)
 
     return start
 
 
-def transformers(model: str) -> Step:
+def transformers(dtype: str) -> Callable[[str], Step]:
     """transformers as it comes, logits of the last position alone."""
-    import torch
-    from transformers import AutoModelForCausalLM
 
-    from kvevict.models import builtin_dir
+    def start(model: str) -> Step:
+        import torch
+        from transformers import AutoModelForCausalLM
 
-    torch.set_grad_enabled(False)
-    lm = AutoModelForCausalLM.from_pretrained(builtin_dir(model), dtype=torch.float32).eval()
+        from kvevict.models import builtin_dir
 
-    def read(ids: list[int]) -> tuple[Any, int]:
-        out = lm(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
-        layers = out.past_key_values.layers
-        return out, sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
+        torch.set_grad_enabled(False)
+        folder = builtin_dir(model)
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
-    def decode(out: Any, tokens: int) -> None:
-        for _ in range(tokens):
-            token = out.logits[:, -1:].argmax(-1)
-            out = lm(token, past_key_values=out.past_key_values)
+        def read(ids: list[int]) -> tuple[Any, int]:
+            out = lm(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+            layers = out.past_key_values.layers
+            return out, sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
 
-    return Step(read, decode)
+        def decode(out: Any, tokens: int) -> None:
+            for _ in range(tokens):
+                token = out.logits[:, -1:].argmax(-1)
+                out = lm(token, past_key_values=out.past_key_values)
+
+        return Step(read, decode, {})
+
+    return start
 
 
 SYSTEMS = {
     "Paddle, full cache": ours("paddle", "full"),
     "Paddle, NACL 20%": ours("paddle", "nacl"),
+    "Paddle, NACL 20%, 4 prompts": ours("paddle", "nacl", prompts=4),
     "PyTorch, full cache": ours("pytorch", "full"),
     "PyTorch, NACL 20%": ours("pytorch", "nacl"),
-    "transformers": transformers,
+    "PyTorch, NACL 20%, 4 prompts": ours("pytorch", "nacl", prompts=4),
+    "PyTorch, full cache, bfloat16": ours("pytorch", "full", "bfloat16"),
+    "transformers": transformers("float32"),
+    "transformers, bfloat16": transformers("bfloat16"),
 }
 
 
-def measure(system: str, model: str, length: int, repeats: int) -> dict[str, float]:
-    """One cell: the repeat of the least CPU time; the peak is the process's."""
-    if system != "transformers":
+def measure(system: str, model: str, length: int, repeats: int) -> dict[str, Any]:
+    """One cell: the repeat of the least CPU time; the peak is the process's.
+
+    Times are of a prompt and of a token, whatever the number of prompts.
+    """
+    if not system.startswith("transformers"):
         environment.configure()
     step = SYSTEMS[system](model)
     ids = [(i * 7919) % 40000 + 100 for i in range(max(length, WARM_UP))]
@@ -126,16 +148,18 @@ def measure(system: str, model: str, length: int, repeats: int) -> dict[str, flo
         step.decode(state, NEW_TOKENS)
         prefill, decode = read - began, Seconds.now() - read
         del state  # before the next takes as much
+        tokens = NEW_TOKENS * step.prompts
         row = {
-            "prefill_seconds": prefill.wall,
-            "prefill_cpu_seconds": prefill.cpu,
-            "ms_per_token": 1e3 * decode.wall / NEW_TOKENS,
-            "cpu_ms_per_token": 1e3 * decode.cpu / NEW_TOKENS,
+            "prefill_seconds": prefill.wall / step.prompts,
+            "prefill_cpu_seconds": prefill.cpu / step.prompts,
+            "ms_per_token": 1e3 * decode.wall / tokens,
+            "cpu_ms_per_token": 1e3 * decode.cpu / tokens,
             "cache_bytes": cache,
         }
         rows.append({key: round(value, 3) for key, value in row.items()})
     best = min(rows, key=lambda row: row["prefill_cpu_seconds"])
-    return {**best, "peak_bytes": environment.peak_process_bytes()}
+    peak = environment.peak_process_bytes()
+    return {**best, "peak_bytes": peak, "products": step.products}
 
 
 @command()
@@ -174,7 +198,7 @@ def _lengths(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _cell(python: Path, system: str, length: int, args: argparse.Namespace) -> dict[str, float]:
+def _cell(python: Path, system: str, length: int, args: argparse.Namespace) -> dict[str, Any]:
     of_cell = ["--cell", system, "--lengths", str(length), "--repeats", str(args.repeats)]
     done = subprocess.run(
         [python, __file__, "--model", args.model, *of_cell], capture_output=True, text=True
@@ -188,8 +212,8 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"| {row['length']:,} | {row['system']} | {row['prefill_seconds']:.1f} "
         f"| {row['prefill_cpu_seconds']:.1f} | {row['ms_per_token']:.0f} "
-        f"| {row['cpu_ms_per_token']:.0f} | {row['peak_bytes'] / 2**20:,.0f} "
-        f"| {row['cache_bytes'] / 2**20:.1f} |"
+        f"| {row['cpu_ms_per_token']:.0f} | {1e3 / row['ms_per_token']:.1f} "
+        f"| {row['peak_bytes'] / 2**20:,.0f} | {row['cache_bytes'] / 2**20:.1f} |"
     )
 
 

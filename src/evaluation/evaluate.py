@@ -20,7 +20,8 @@ from evaluation.prompting import Prompting
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
-from kvevict.backends import backend, check_framework, use_device
+from kvevict.backends import LoadedModel, backend, check_framework, use_device
+from kvevict.engine.session import Decoder
 from kvevict.errors import InputError
 from kvevict.files import file_sha256
 from kvevict.methods import Policy
@@ -87,10 +88,13 @@ def evaluate(args: Namespace) -> None:
         for part in parts:
             for run in part.runs:
                 run.open(part.data, model)
+        decoder = _decoder(loaded, runs)
     processes.begin()
+    if not first:  # as the first process, which has written it down
+        decoder = loaded.decoder(runs[0].products())
     own = backend(args.framework)
     predictor = Predictor(
-        loaded.decoder(),
+        decoder,
         prompting,
         set(loaded.eos_ids),
         args.decode_together,
@@ -112,6 +116,15 @@ def evaluate(args: Namespace) -> None:
             _finish(run, wanted, processes.world, loaded.device)
         print(table(runs, chosen[0], wanted))
         print(f"every run: python compute_scores.py --output_dir {args.output_dir}")
+
+
+def _decoder(loaded: LoadedModel, runs: list[Run]) -> Decoder:
+    """The model with the products that the runs were begun with, or the fastest, on record."""
+    before = (run.products() for run in runs)
+    decoder = loaded.decoder(next(filter(None, before), None))
+    for run in runs:
+        run.note_products(decoder.products)
+    return decoder
 
 
 def _prompting(args: Namespace, benchmark: Benchmark, checkpoint: Checkpoint) -> Prompting:

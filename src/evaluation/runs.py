@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from kvevict import files
 from kvevict.backends import versions
+from kvevict.backends.products import SIZES
 from kvevict.errors import InputError
 
 KINDS = ("stats", "preds")  # an example is done once its second line is written
@@ -75,7 +76,7 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from None
         self._compare(data, model)
-        self._note_versions()
+        self._note("versions", versions(self.settings.get("framework", "paddle")))
         self.save()
         for task in data:
             self.merge(task)
@@ -123,6 +124,19 @@ class Run:
                 main.unlink()
             for path in parts:
                 path.unlink()
+
+    def note_products(self, products: dict[str, str]) -> None:
+        """Put on record what multiplies by the weights; say so where that was another before."""
+        before = self.record.get("products", products)
+        if before != products:
+            now, then = (", ".join(dict.fromkeys(names.values())) for names in (products, before))
+            _note_once(f"{self.path}: products are by {now}, and round otherwise than by {then}")
+        self._note("products", products)
+        self.save()
+
+    def products(self) -> dict[str, str] | None:
+        """What run.json says so far of :meth:`note_products`."""
+        return json.loads((self.path / "run.json").read_text(encoding="utf-8")).get("products")
 
     def predictions(self, task: str) -> Path:
         """The file of a task's predictions, after a merge."""
@@ -176,14 +190,16 @@ class Run:
             raise InputError(
                 f"{self.path} holds a run with other settings ({', '.join(changed)}); {OTHERWISE}"
             )
+        if any(self.path.glob("preds_*")):  # of before there was a choice
+            own = self.settings.get("framework", "paddle")
+            record.setdefault("products", dict.fromkeys(SIZES, own))
         self.record = {**record, "settings": self.settings}
 
-    def _note_versions(self) -> None:
-        now = versions(self.settings.get("framework", "paddle"))
-        before = self.record.setdefault("versions", now)
+    def _note(self, key: str, now: Any) -> None:
+        before = self.record.setdefault(key, now)
         if before != now:
-            self.record.setdefault("earlier_versions", []).append(before)
-            self.record["versions"] = now
+            self.record.setdefault(f"earlier_{key}", []).append(before)
+            self.record[key] = now
 
     def _file(self, kind: str, task: str, rank: int | None = None) -> Path:
         suffix = "" if rank is None else f".rank{rank}"

@@ -2,26 +2,19 @@
 
 A thread takes a block of query rows of one kv head against all the keys that it sees, so that the
 softmax is exact without rescaling and the column statistics come from the very weights that make
-the output. Frameworks spread each small operation over all cores and send every result through
-memory; here all passes over a block stay in the cache of one core.
+the output.
 """
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from threading import Lock
-
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
-from ..environment import cpu_threads
-from ..tensors import Tensor, namespace
+from .. import cores
+from ..tensors import Tensor
 from .base import ColumnStatistic, Output, check
 
 ROWS = 256  # query rows of a block, over the heads of a group: enough for a fast product
-CHUNK = 1 << 16  # scores that go through the softmax's passes together: 256 KiB, a core's own cache
+SMALL = 32  # peaks no farther from nought leave squares of exponentials, and their sums, in range
 PIECES = 8  # in which a head's blocks are dealt out; sums over rows are added up piece by piece
 
 
@@ -35,33 +28,30 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     kv_heads, keys = k.shape[1], k.shape[2]
     group = query_heads // kv_heads
     grouped = (batch, kv_heads, group, tokens)
-    queries = _array(q).reshape(*grouped, head_dim)
+    queries = cores.array(q).reshape(*grouped, head_dim)
     out, lse = np.empty((*grouped, head_dim), np.float32), np.empty(grouped, np.float32)
     size = max(1, ROWS // group)
     starts = range(0, tokens, size)
     units = [(b, h, starts[i::PIECES]) for b in range(batch) for h in range(kv_heads)
              for i in range(min(PIECES, len(starts)))]  # fmt: skip
-    k, v = _array(k), _array(v)
+    k, v = cores.array(k), cores.array(v)
 
     def run(unit: tuple[int, int, range]) -> list[np.ndarray]:
         b, h, starts = unit
         own = out[b, h], lse[b, h]
-        with np.errstate(all="ignore"):  # what is not finite is found by who uses the results
-            return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
+        return _piece(queries[b, h], k[b, h], v[b, h], starts, size, statistics, *own)
 
-    pool, alone = _threads(os.getpid())
-    with alone, _libraries().limit(limits=1):  # each thread's products keep to that thread
-        parts = list(pool.map(run, units))
+    parts = cores.run(run, units)
     columns = []
     for index, statistic in enumerate(statistics):
         width = 1 if statistic.per_kv_head else group
         column = np.zeros((batch, kv_heads, width, keys), np.float32)
         for (b, h, _), part in zip(units, parts):
             column[b, h] += part[index]
-        columns.append(_tensor(column.reshape(batch, -1, keys), q))
+        columns.append(cores.tensor(column.reshape(batch, -1, keys), q))
     return Output(
-        _tensor(out.reshape(batch, query_heads, tokens, head_dim), q).to(q.dtype),
-        _tensor(lse.reshape(batch, query_heads, tokens), q),
+        cores.tensor(out.reshape(batch, query_heads, tokens, head_dim), q).to(q.dtype),
+        cores.tensor(lse.reshape(batch, query_heads, tokens), q),
         dict(zip(statistics, columns)),
     )
 
@@ -98,12 +88,12 @@ def _piece(
         np.matmul(scaled, k[:seen].T, out=exps)
         corner = exps.reshape(group, rows, seen)[:, :, seen - rows :]
         np.copyto(corner, -np.inf, where=future[:rows, :rows])
-        peak, total = _exponentials(exps)
+        shift, total = _exponentials(exps)
         inverse = 1 / total
         mixed = exps @ v[:seen]
         mixed *= inverse[:, None]
         out[:, start:stop] = mixed.reshape(group, rows, head_dim)
-        lse[:, start:stop] = (peak + np.log(total)).reshape(group, rows)
+        lse[:, start:stop] = (shift + np.log(total)).reshape(group, rows)
         for statistic, column in zip(statistics, columns):
             skip = max(0, statistic.first_row(tokens) - start)
             if skip < rows:
@@ -117,18 +107,24 @@ def _piece(
 
 
 def _exponentials(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[rows, seen]`` becomes exp(scores − peak) in place; returns peaks and sums ``[rows]``."""
-    peak, total = np.empty((2, len(scores)), np.float32)
+    """``[rows, seen]`` becomes exp(scores − shift) in place; returns shifts and sums ``[rows]``.
+
+    The shifts are the rows' peaks where these are large, which is seldom; else nought.
+    """
+    shift, total = np.empty((2, len(scores)), np.float32)
     ones = np.ones(scores.shape[1], np.float32)
-    step = max(1, CHUNK // scores.shape[1])
+    step = max(1, cores.CHUNK // scores.shape[1])
     for start in range(0, len(scores), step):
         some = slice(start, start + step)
         x = scores[some]
-        x.max(axis=-1, out=peak[some])
-        np.subtract(x, peak[some, None], out=x)
+        x.max(axis=-1, out=shift[some])
+        if np.abs(shift[some]).max() > SMALL:
+            np.subtract(x, shift[some, None], out=x)
+        else:
+            shift[some] = 0
         np.exp(x, out=x)
         np.matmul(x, ones, out=total[some])  # four times as fast as a sum
-    return peak, total
+    return shift, total
 
 
 def _reduce(
@@ -157,28 +153,3 @@ def _reduce(
     if statistic.per_kv_head:
         return inverse.reshape(1, -1) @ exps.reshape(-1, seen)
     return (inverse[:, None] @ exps)[:, 0]
-
-
-def _array(x: Tensor) -> np.ndarray:
-    """A host tensor's memory as float32, without a copy where it is that already."""
-    return np.from_dlpack(x.detach().float())
-
-
-def _tensor(x: np.ndarray, like: Tensor) -> Tensor:
-    """An array as a tensor of ``like``'s framework, without a copy."""
-    return namespace(like).utils.dlpack.from_dlpack(x)
-
-
-@lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController().select(internal_api="openblas")
-
-
-@lru_cache(maxsize=1)
-def _threads(process: int) -> tuple[ThreadPoolExecutor, Lock]:
-    """This process's own, which do not come along into a fork, and a lock for who uses them.
-
-    The limit on NumPy's products is the process's: of two calls that overlap, the second would
-    take the first one's limit for the one to go back to.
-    """
-    return ThreadPoolExecutor(cpu_threads()), Lock()

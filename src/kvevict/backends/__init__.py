@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,8 +62,8 @@ class Backend(Protocol):
     def build(self, checkpoint: Checkpoint, dtype: str, device: Any) -> Any:
         """The model of PaddleNLP or transformers in eval mode on ``device``."""
 
-    def decoder(self, model: Any) -> Decoder:
-        """That model taken apart."""
+    def decoder(self, model: Any, products: Mapping[str, str] | None = None) -> Decoder:
+        """That model taken apart; ``products`` as in :meth:`LoadedModel.decoder`."""
 
     def evict(
         self, model: Any, policy: Policy, example: int
@@ -109,9 +110,14 @@ class LoadedModel:
         """How it is made to repeat a context, which KVzip scores by."""
         return Repetition.of(self.tokenizer, self.chat)
 
-    def decoder(self) -> Decoder:
-        """The model taken apart for :mod:`kvevict.engine`."""
-        return backend(self.framework).decoder(self.model)
+    def decoder(self, products: Mapping[str, str] | None = None) -> Decoder:
+        """The model taken apart for :mod:`kvevict.engine`.
+
+        Args:
+            products: what multiplies by the weights on a CPU, as another decoder's ``products``
+                says; as far as that cannot be had, and by default, whatever is fastest.
+        """
+        return backend(self.framework).decoder(self.model, products)
 
 
 def load(

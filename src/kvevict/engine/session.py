@@ -21,11 +21,14 @@ class Decoder(Protocol):
     Attributes:
         layers, kv_heads: how many there are.
         max_positions: tokens of a sequence that the model has positions for.
+        products: names of what multiplies by the weights, by the size of an input: "token",
+            "batch" or "prompt". They round each in its own way.
     """
 
     layers: int
     kv_heads: int
     max_positions: int
+    products: dict[str, str]
 
     def embed(self, ids: list[int] | Tensor) -> Tensor:
         """Hidden states ``[1, tokens, hidden]``, ``[batch, …]`` of a tensor ``[batch, tokens]``."""

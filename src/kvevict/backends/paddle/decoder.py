@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import paddle
@@ -15,7 +16,9 @@ from ...ops import kernels
 from ...rotary import Tables
 from ...tensors import Tensor, integers
 from ..common import Rotations
+from ..products import Products
 from .build import ExactRotary
+from .products import OWN, PRODUCTS
 
 # What PaddleNLP's own modules can do beside the arithmetic here, and how it is turned off.
 _PLAIN = {
@@ -30,11 +33,14 @@ _PLAIN = {
 class PaddleDecoder(Decoder):
     """A causal model of PaddleNLP as a :class:`kvevict.engine.session.Decoder`.
 
+    Args:
+        products: as in :meth:`kvevict.backends.LoadedModel.decoder`.
+
     Raises:
         InputError: a class that is of no family, or settings that change its arithmetic.
     """
 
-    def __init__(self, model: PretrainedModel) -> None:
+    def __init__(self, model: PretrainedModel, products: Mapping[str, str] | None = None) -> None:
         if by_class(type(model), "paddlenlp") is None:
             raise unknown_class(type(model))
         config = model.config
@@ -50,6 +56,14 @@ class PaddleDecoder(Decoder):
         self.max_positions = max_positions({**config.to_dict(), "rope_scaling": None})
         self._rotary = self._layer(0).self_attn.rotary_emb
         self._rotations = Rotations(self.layers, partial(_tables, self._rotary))
+        there = PRODUCTS if _plain(model) else (OWN,)
+        self._products = Products(there, self._layer(0), "float32", paddle.to_tensor, products)
+
+    @property
+    @paddle.no_grad()
+    def products(self) -> dict[str, str]:
+        """See :class:`Decoder`."""
+        return {size: product.name for size, product in self._products.chosen.items()}
 
     def _layer(self, layer: int) -> paddle.nn.Layer:
         return self.model.base_model.layers[layer]
@@ -71,9 +85,9 @@ class PaddleDecoder(Decoder):
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         block = self._layer(layer)
         attention, tokens = block.self_attn, hidden.shape[1]
-        x = rms_norm(block.input_layernorm, hidden)
+        x, linear = rms_norm(block.input_layernorm, hidden), self._products(hidden).linear
         q, k, v = (
-            projection(x).reshape([len(hidden), tokens, -1, self.head_dim])
+            linear(projection, x).reshape([len(hidden), tokens, -1, self.head_dim])
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         rope = self._rotations(layer, start, x)
@@ -86,16 +100,14 @@ class PaddleDecoder(Decoder):
 
     @paddle.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        block = self._layer(layer)
-        norm, mlp, mixed = block.post_attention_layernorm, block.mlp, block.self_attn.o_proj(mixed)
+        block, product = self._layer(layer), self._products(hidden)
+        norm, mlp = block.post_attention_layernorm, block.mlp
+        mixed = product.linear(block.self_attn.o_proj, mixed)
         if gpu := kernels(hidden):
             hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
             return hidden + mlp.down_proj(gpu.gated(mlp.gate_proj(x), mlp.up_proj(x)))
         hidden = hidden + mixed
-        x = rms_norm(norm, hidden)
-        # PaddleNLP's swiglu is three times as slow on a CPU as its two parts.
-        gated = paddle.nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x)
-        return hidden + mlp.down_proj(gated)
+        return hidden + product.mlp(mlp, rms_norm(norm, hidden))
 
     @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -107,6 +119,16 @@ class PaddleDecoder(Decoder):
     def output_projection(self, layer: int) -> Tensor:
         weight = self._layer(layer).self_attn.o_proj.weight.detach()
         return weight.reshape([self.kv_heads, -1, self.head_dim, weight.shape[-1]])
+
+
+def _plain(model: PretrainedModel) -> bool:
+    """Whether others may do on a CPU what the model's linear layers would do there."""
+    parts = model.base_model.layers.sublayers()
+    plain = [part.weight for part in parts if type(part) is paddle.nn.Linear]
+    weights = [weight for weight in model.base_model.layers.parameters() if weight.ndim == 2]
+    return len(plain) == len(weights) and all(
+        weight.place.is_cpu_place() and weight.dtype == paddle.float32 for weight in weights
+    )
 
 
 def _tables(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -15,18 +17,22 @@ from ...ops import kernels
 from ...rotary import Tables
 from ...tensors import Tensor
 from ..common import Rotations
-from .joined import products
+from ..products import Products
+from .products import OWN, PRODUCTS
 
 
 class TorchDecoder(Decoder):
     """A causal model of transformers as a :class:`kvevict.engine.session.Decoder`.
+
+    Args:
+        products: as in :meth:`kvevict.backends.LoadedModel.decoder`.
 
     Raises:
         InputError: a class that is of no family, RoPE that turns older keys again, or parts on
             several devices.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, products: Mapping[str, str] | None = None) -> None:
         family = by_class(type(model), "transformers")
         if family is None:
             raise unknown_class(type(model))
@@ -46,6 +52,18 @@ class TorchDecoder(Decoder):
         self._rotary = rotary
         self._silu = config.hidden_act == "silu"
         self._rotations = Rotations(self.layers, partial(_tables, rotary))
+        there = PRODUCTS if _plain(model) else (OWN,)
+        dtype = str(model.dtype).rpartition(".")[-1]
+        self._products = Products(there, self._layer(0), dtype, self._tensor, products)
+
+    @property
+    @torch.no_grad()
+    def products(self) -> dict[str, str]:
+        """See :class:`Decoder`."""
+        return {size: product.name for size, product in self._products.chosen.items()}
+
+    def _tensor(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x).to(self.model.dtype)
 
     def _layer(self, layer: int) -> torch.nn.Module:
         return self.model.base_model.layers[layer]
@@ -71,7 +89,8 @@ class TorchDecoder(Decoder):
         attention = block.self_attn
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (
-            own.view(*hidden.shape[:2], -1, self.head_dim) for own in products(projections, x)
+            own.view(*hidden.shape[:2], -1, self.head_dim)
+            for own in self._products(hidden).linears(projections, x)
         )
         if self._qk_norm:
             q, k = _rms_norm(attention.q_norm, q), _rms_norm(attention.k_norm, k)
@@ -91,25 +110,35 @@ class TorchDecoder(Decoder):
 
     @torch.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
-        block = self._layer(layer)
-        norm, mlp, mixed = block.post_attention_layernorm, block.mlp, block.self_attn.o_proj(mixed)
+        block, product = self._layer(layer), self._products(hidden)
+        norm, mlp = block.post_attention_layernorm, block.mlp
+        mixed = product.linear(block.self_attn.o_proj, mixed)
         if (gpu := kernels(hidden)) and self._silu:
             hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
-            gated = gpu.gated(*products((mlp.gate_proj, mlp.up_proj), x))
+            gated = gpu.gated(*product.linears((mlp.gate_proj, mlp.up_proj), x))
             return _add_product(hidden, gated, mlp.down_proj)
         hidden = hidden + mixed
-        return hidden + mlp(norm(hidden))
+        return hidden + product.mlp(mlp, norm(hidden))
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         last = _rms_norm(self.model.base_model.norm, hidden[:, -1:])
-        logits = self.model.lm_head(last)[:, 0].float()
+        logits = self._products(last).linear(self.model.lm_head, last)[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
     def output_projection(self, layer: int) -> Tensor:
         weight = self._layer(layer).self_attn.o_proj.weight.detach().t()
         return weight.view(self.kv_heads, -1, self.head_dim, weight.shape[-1])
+
+
+def _plain(model: PreTrainedModel) -> bool:
+    """Whether others may do on a CPU what the model's linear layers and SiLU would do there."""
+    parts = model.base_model.layers.modules()
+    plain = [part.weight for part in parts if type(part) is torch.nn.Linear]
+    weights = [weight for weight in model.base_model.layers.parameters() if weight.ndim == 2]
+    fits = model.config.hidden_act == "silu" and len(plain) == len(weights)
+    return fits and all(w.device.type == "cpu" and w.dtype == model.dtype for w in weights)
 
 
 def _tables(
