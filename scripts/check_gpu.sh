@@ -29,7 +29,7 @@ case "$# ${1:-}" in
     *) fail "unknown arguments $*; known is --python PYTHON" ;;
 esac
 
-export PYTHONPATH=src:tests/gpu PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=src:tests/gpu:. PYTHONDONTWRITEBYTECODE=1
 unset TRITON_INTERPRET
 log=results/check_gpu.txt
 if [ "${KVEVICT_CHECK_DEVICE:-}" = cpu ]; then

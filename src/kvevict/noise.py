@@ -6,9 +6,13 @@ nothing is drawn in sequence. :func:`uniform` gives multiples of 2⁻²³ plus 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Union
+
 from .ops import uniform
 from .tensors import Tensor
 
+Keys = Union[list, Callable[[Tensor], Tensor]]  # 32-bit numbers, or what sends them to a device
 _MASK = 0xFFFFFFFF
 
 
@@ -28,7 +32,7 @@ def _mix_int(x: int) -> int:
     return x ^ x >> 16
 
 
-def gumbel(keys: list[int], length: int, like: Tensor) -> Tensor:
+def gumbel(keys: Keys, length: int, like: Tensor) -> Tensor:
     """Standard Gumbel noise, float32 ``[len(keys), length]``.
 
     The k largest of (logits + Gumbel noise) are k draws without replacement with probability

@@ -164,13 +164,16 @@ def take_joined(x: Tensor, more: Tensor, rows: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else ns.cat(parts, dim=0)
 
 
-def uniform(keys: list[int], length: int, like: Tensor) -> Tensor:
+def uniform(keys: list[int] | Callable[[Tensor], Tensor], length: int, like: Tensor) -> Tensor:
     """Hashed numbers in (0, 1), float32 ``[len(keys), length]``: see :mod:`kvevict.noise`.
 
     The multipliers are below 2³¹, so that 32-bit words in int64 never overflow.
+
+    Args:
+        keys: numbers below 2³², or what makes them int64 ``[keys]`` where a tensor lies.
     """
     ns = namespace(like)
-    seeds = integers(keys, ns.int64, like)
+    seeds = keys(like) if callable(keys) else integers(keys, ns.int64, like)
     if gpu := kernels(like):
         return gpu.uniform(seeds, length)
 

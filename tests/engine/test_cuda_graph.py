@@ -141,6 +141,22 @@ def test_who_leaves_a_graph_is_held_no_longer(decoder, monkeypatch: pytest.Monke
     assert left() is None
 
 
+def test_a_step_that_cannot_be_recorded_goes_on_without(decoder, monkeypatch, capfd) -> None:
+    def fails() -> None:
+        raise RuntimeError("no graph\nin this test")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", fails)
+    monkeypatch.setattr(cuda_graph, "_right", {"torch": True})
+    for _ in range(2):
+        one, other = sessions(decoder, "nacl", "nacl")
+        graph = cuda_graph.GraphStep([one])
+        for token in (3, 200, 41):
+            assert close(graph.step([token])[0], other.extend([token]))
+        assert_same_tails(one, other, close)
+    told = capfd.readouterr().err
+    assert told == "decoding goes on without a CUDA graph, slower: in this test\n"
+
+
 def test_where_it_applies(decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a batch with steps enough, to those that do not evict while they decode."""
     monkeypatch.setattr("kvevict.engine.batch.attention_kernels", lambda keys: kernels)

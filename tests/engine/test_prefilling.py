@@ -112,6 +112,21 @@ def test_questions_do_not_harm_each_other(decoder, method: str) -> None:
         np.testing.assert_array_equal(layer.keys.numpy(), keys)
 
 
+@pytest.mark.parametrize(("method", "sent"), [("nacl", 1), ("random", 1), ("snapkv", 0)])
+def test_noise_keys_are_sent_once_a_prompt(decoder, monkeypatch, method: str, sent: int) -> None:
+    """Paddle's host waits for each copy: those of all layers go together, and only if asked for."""
+    shapes, to_tensor = [], paddle.to_tensor
+
+    def watched(data, *args, **kwargs):
+        shapes.append(np.shape(data))
+        return to_tensor(data, *args, **kwargs)
+
+    monkeypatch.setattr(paddle, "to_tensor", watched)
+    prefill(decoder, tokens(5, 80), [policy(method)])
+    assert shapes.count((decoder.layers, decoder.kv_heads)) == sent
+    assert (decoder.kv_heads,) not in shapes
+
+
 def test_a_session_that_went_on_cannot_be_forked(decoder) -> None:
     session = prefill(decoder, tokens(1, 20), [full()])[0]
     session.extend([5])

@@ -63,7 +63,24 @@ def _card(ns) -> int:
         print("SLOWER     flash attention and the kernels need compute capability 8.0")
     elif not ops.has_triton():
         print("SLOWER     without Triton 3.4 or newer there are no kernels")
+    if name == "paddle":
+        _fused()
     return 0
+
+
+def _fused() -> None:
+    """Which of Paddle's fused operations are right here, in the shapes of Llama-3.1-8B."""
+    from kvevict.backends.paddle import arithmetic
+
+    for dtype in ("bfloat16", "float16"):
+        weight = framework().ones([4096], dtype=dtype)
+        chosen = arithmetic.choose([weight], 4096, (32, 8), 128)
+        used = [
+            name
+            for part, name in arithmetic.NAMES.items()
+            if getattr(chosen, part) in arithmetic.FUSED
+        ]
+        print(f"fused      in {dtype}: {', '.join(used) or 'nothing'}")
 
 
 if __name__ == "__main__":

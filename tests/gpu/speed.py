@@ -1,21 +1,26 @@
-"""The three kernels that matter beside their floors: the last part of scripts/check_gpu.sh.
+"""The three kernels that matter beside their floors, and what launching a token costs.
 
-One layer of Llama-3.1-8B's shape. A floor is the bytes that have to move over the bandwidth that a
-negation of a gibibyte reaches on this card.
+The last part of scripts/check_gpu.sh. Kernels work on a layer of Llama-3.1-8B's shape. A floor is
+the bytes that have to move over the bandwidth that a negation of a gibibyte reaches on this card.
 """
 
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any, Callable
 
 import numpy as np
-from common import DRY, DTYPE, framework, kernels, tensor
+from common import DRY, DTYPE, FRAMEWORK, framework, kernels, tensor
 
-from kvevict import ops
+from kvevict import backends, ops
 from kvevict.cache import LayerCache
+from kvevict.engine import Batch, cuda_graph, prefill
 from kvevict.engine.prompt_eviction import Eviction
 from kvevict.methods import LayerView, build
+from tests.evaluation import tiny
 
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 TOKENS, ROWS = (2048 if DRY else 131_072), 32
@@ -96,8 +101,30 @@ PARTS = {
 }
 
 
+def launching() -> None:
+    """Print what a token of a narrow model takes, which is little but launches."""
+    tiny.LAYERS, tiny.HEAD_DIM = (2 if DRY else 32), 64
+    with TemporaryDirectory() as folder:
+        path = tiny.write_llama(Path(folder) / "narrow", scale=0.1)
+        model = backends.load(path, device="cpu" if DRY else "gpu", framework=FRAMEWORK)
+    for answer, worth in (
+        ("a short answer", 0),
+        ("one that is worth a CUDA graph", cuda_graph.WORTH),
+    ):
+        batch = Batch(prefill(model.decoder(), [7] * 100, [build("full")]), worth)
+        for _ in range(5):
+            batch.step([7])  # compiles, records and checks
+        start = perf_counter()
+        for _ in range(REPEATS):
+            float(batch.step([7])[0, 0])  # waits for the device, as decoding does
+        each = (perf_counter() - start) / REPEATS * 1e3
+        if not DRY:
+            print(f"a token's launches, {tiny.LAYERS} layers, {answer}: {each:.2f} ms")
+
+
 def main() -> None:
-    """Print a line for each kernel."""
+    """Print a line for each kernel, and two for a token."""
+    launching()
     framework()
     if not ops.has_triton():
         print("no Triton, so no kernels to time")

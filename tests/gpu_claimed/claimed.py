@@ -2,27 +2,25 @@
 
 What the library asks a tensor or Paddle for is answered as on a card that has all it can use. The
 operations run on the CPU: those without a kernel for half precision go through float32 and round
-their result, and flash attention, of which the CPU has none, is done by NumPy behind Paddle's own
-signature, layout and padding.
+their result, and what only a GPU has is done by NumPy (:mod:`operators`). A CUDA graph notes what
+is launched (:mod:`recording`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import wraps
 from types import BuiltinFunctionType
 from typing import Any, Callable
 
-import numpy as np
+import operators
 import paddle
+import recording
+from operators import HALVES, called
 from paddle import _C_ops
 from paddle.base import core
 
 NAME = "claimed GPU"
-HALVES = (paddle.bfloat16, paddle.float16)
-LSE_ROWS = 128  # Paddle's flash attention pads its log-sum-exp to a multiple of so many rows
-
-called: Counter = Counter()  # operations without a CPU kernel, flash attention among them
+METHODS = ("clone", "contiguous", "copy_")  # that do something, and are written in C++
 
 
 class _Place(core.CPUPlace):
@@ -37,6 +35,9 @@ class _Place(core.CPUPlace):
     def is_gpu_place(self) -> bool:
         return True
 
+    def gpu_device_id(self) -> int:
+        return 0
+
 
 def claim(capability: tuple[int, int] = (8, 0)) -> None:
     """From now on every tensor is on a GPU of that compute capability."""
@@ -47,6 +48,7 @@ def claim(capability: tuple[int, int] = (8, 0)) -> None:
     answers = {
         (paddle, "get_device"): "gpu:0",
         (paddle, "set_device"): place,
+        (paddle, "CUDAPlace"): place,
         (paddle.amp, "is_bfloat16_supported"): True,
         (cuda, "get_device_capability"): capability,
         (cuda, "get_device_name"): NAME,
@@ -56,11 +58,40 @@ def claim(capability: tuple[int, int] = (8, 0)) -> None:
         setattr(owner, name, lambda *args, answer=answer: answer)
     for name in dir(_C_ops):
         if isinstance(getattr(_C_ops, name), BuiltinFunctionType):
-            setattr(_C_ops, name, _through_float32(getattr(_C_ops, name)))
-    for name, value in vars(paddle.Tensor).items():
-        if name.startswith("__") and type(value).__name__ == "method_descriptor":
-            setattr(paddle.Tensor, name, _through_float32(value))
-    _C_ops.flash_attn = flash_attn
+            _replace(_C_ops, name, operators.ALL.get(name))
+    for name, value in [*vars(paddle.Tensor).items()]:
+        if type(value).__name__ == "method_descriptor" and (name in METHODS or name[:2] == "__"):
+            _replace(paddle.Tensor, name)
+    recording.install()
+
+
+def interpret() -> None:
+    """Have Triton's interpreter take Paddle's tensors, and count the kernels' calls."""
+    from kvevict import kernels  # imports Triton through Paddle's compatibility layer
+
+    from triton.runtime.interpreter import GridExecutor  # isort: skip
+
+    # The tensors are on the CPU: no copies to a device and back, which need PyTorch's storages.
+    GridExecutor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
+    GridExecutor._restore_args_dev = lambda self, *args: None
+    GridExecutor.__call__ = recording.noted(GridExecutor.__call__, "kernel")
+
+    def counted(name: str):
+        kernel = getattr(kernels, name)
+
+        def call(*args, **kwargs):
+            called[name] += 1
+            return kernel(*args, **kwargs)
+
+        return call
+
+    for name in kernels.__all__:
+        setattr(kernels, name, counted(name))
+
+
+def _replace(owner: Any, name: str, by: Callable[..., Any] | None = None) -> None:
+    operation = by or _through_float32(getattr(owner, name))
+    setattr(owner, name, recording.noted(operation, name))
 
 
 def _through_float32(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,46 +127,6 @@ def _widened(x: Any) -> Any:
 def _rounded(result: Any, dtype: paddle.dtype) -> Any:
     if isinstance(result, (list, tuple)):
         return type(result)(_rounded(x, dtype) for x in result)
-    wide = isinstance(result, paddle.Tensor) and result.dtype == paddle.float32
-    return result.astype(dtype) if wide else result
-
-
-def flash_attn(
-    q: paddle.Tensor,
-    k: paddle.Tensor,
-    v: paddle.Tensor,
-    fixed_seed_offset: None,
-    attn_mask: None,
-    dropout: float,
-    causal: bool,
-    return_softmax: bool,
-    is_test: bool,
-    rng_name: str,
-) -> tuple:
-    """Paddle's operator of this name.
-
-    Args:
-        q, k, v: ``[batch, tokens, heads, head_dim]``.
-
-    Returns:
-        The output in ``q``'s layout, no softmax, the log-sum-exp ``[batch, heads, padded tokens]``
-        in float32 whose padding is NaN here, and no seed.
-    """
-    called["flash_attn"] += 1
-    assert all(map(_is_half, (q, k, v))) and q.dtype == k.dtype == v.dtype
-    assert causal and is_test and not return_softmax and not dropout
-    assert q.shape[1] == k.shape[1] and q.shape[2] % k.shape[2] == 0
-    group, (batch, tokens, heads, head_dim) = q.shape[2] // k.shape[2], q.shape
-    queries, keys, values = (
-        x.astype("float32").numpy().transpose(0, 2, 1, 3).repeat(1 if x is q else group, axis=1)
-        for x in (q, k, v)
-    )
-    scores = queries @ keys.swapaxes(-1, -2) / np.sqrt(head_dim)
-    scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
-    peak = scores.max(-1, keepdims=True)
-    weights = np.exp(scores - peak)
-    total = weights.sum(-1, keepdims=True)
-    padded = np.full((batch, heads, -(-tokens // LSE_ROWS) * LSE_ROWS), np.nan, np.float32)
-    padded[..., :tokens] = (peak + np.log(total))[..., 0]
-    out = (weights / total @ values).transpose(0, 2, 1, 3)
-    return paddle.to_tensor(out).astype(q.dtype), None, paddle.to_tensor(padded), None
+    if not isinstance(result, paddle.Tensor) or not result._is_initialized():
+        return result  # an output that was not asked for has no memory
+    return result.astype(dtype) if result.dtype == paddle.float32 else result

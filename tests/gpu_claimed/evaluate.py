@@ -65,34 +65,11 @@ def _kept(layer) -> list[set[int]]:
     return kept
 
 
-def _interpret() -> None:
-    """Count the kernels' calls, and have the interpreter take Paddle's tensors."""
-    from kvevict import kernels  # imports Triton through Paddle's compatibility layer
-
-    from triton.runtime.interpreter import GridExecutor  # isort: skip
-
-    # The tensors are on the CPU: no copies to a device and back, which need PyTorch's storages.
-    GridExecutor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
-    GridExecutor._restore_args_dev = lambda self, *args: None
-
-    def counted(name: str):
-        kernel = getattr(kernels, name)
-
-        def call(*args, **kwargs):
-            claimed.called[name] += 1
-            return kernel(*args, **kwargs)
-
-        return call
-
-    for name in kernels.__all__:
-        setattr(kernels, name, counted(name))
-
-
 def main() -> None:
     if ON_GPU:
         claimed.claim()
     if KERNELS:
-        _interpret()
+        claimed.interpret()
     else:
         ops.has_triton = lambda: False
     predict.prefill = watched

@@ -51,7 +51,8 @@ def on_cpu(run):
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_every_method_on_the_framework_s_own_operations(run, on_cpu, dtype):
     found, called = run(dtype, [*METHODS])
-    assert called["flash_attn"] and called["linear"]
+    fused = ("fused_rms_norm_quant", "fused_rotary_position_embedding", "swiglu")
+    assert all(called[name] for name in ("flash_attn", "linear", *fused)), called
     assert {mode: len(rows) for mode, rows in found.items()} == {
         "prompt": len(METHODS),
         "context": len(METHODS),

@@ -4,6 +4,10 @@ A block of rows is taken against all the keys it sees at once, so its softmax is
 rescaling, and the column statistics come from the very weights that make the output: one pass,
 no second product of queries and keys. The number of blocks grows as N while their size does not:
 memory beyond input and output is O(N).
+
+Scores are float32 whatever the inputs are: bfloat16 rounds a score of 100 by up to a quarter, and
+its weight by as much. Keys and queries are widened before their product, not scaled: what a
+half-precision number is, a tensor core's TF32 holds.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     batch, query_heads, tokens, head_dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     group = query_heads // kv_heads
-    scaled = (q * head_dim**-0.5).reshape(batch, kv_heads, group, tokens, head_dim)
+    grouped = q.reshape(batch, kv_heads, group, tokens, head_dim)
+    wide, scale = k.float(), head_dim**-0.5
     out = ns.empty((batch, kv_heads, group, tokens, head_dim), dtype=q.dtype, device=q.device)
     lse = ns.empty((batch, kv_heads, group, tokens), dtype=ns.float32, device=q.device)
     columns = {
@@ -39,18 +44,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     for start in range(0, tokens, rows):
         stop = min(start + rows, tokens)
         size, seen = stop - start, keys - tokens + stop
-        queries = scaled[..., start:stop, :].reshape(batch, kv_heads, -1, head_dim)
-        scores = matmul_nt(queries, k[:, :, :seen]).reshape(batch, kv_heads, group, size, seen)
-        scores = scores.float()
+        queries = grouped[..., start:stop, :].float().reshape(batch, kv_heads, -1, head_dim)
+        scores = matmul_nt(queries, wide[:, :, :seen]) * scale
+        scores = scores.reshape(batch, kv_heads, group, size, seen)
         corner = scores[..., -size:]
         scores[..., -size:] = corner.masked_fill(above[:size, :size], -float("inf"))
         peak = scores.amax(-1)
         exps = (scores - peak.unsqueeze(-1)).exp_()
         total = exps.sum(-1)
         inverse = 1 / total
-        mixed = exps.reshape(batch, kv_heads, -1, seen).to(v.dtype) @ v[:, :, :seen]
-        mixed = mixed.reshape(batch, kv_heads, group, size, head_dim) * inverse.unsqueeze(-1)
-        out[..., start:stop, :] = mixed.to(q.dtype)
+        # Weights, not their exponentials: a sum of many of those is more than a float16 holds.
+        weights = (exps * inverse.unsqueeze(-1)).to(v.dtype)
+        mixed = weights.reshape(batch, kv_heads, -1, seen) @ v[:, :, :seen]
+        out[..., start:stop, :] = mixed.reshape(batch, kv_heads, group, size, head_dim)
         lse[..., start:stop] = peak + total.log()
         for statistic, column in columns.items():
             skip = max(0, statistic.first_row(tokens) - start)
@@ -81,7 +87,6 @@ def columns_from_lse(
     group = query_heads // kv_heads
     grouped = q.reshape(batch, kv_heads, group, tokens, head_dim)
     lse = lse.reshape(batch, kv_heads, group, tokens)
-    # In float32: bfloat16 rounds a score of 100 by up to a quarter, and its weight by as much.
     k, scale = k.float(), head_dim**-0.5
     columns = {}
     for statistic in statistics:
@@ -121,8 +126,8 @@ def unmasked_columns(q: Tensor, k: Tensor, statistic: ColumnStatistic) -> Tensor
     rows = max(FEWEST_ROWS, BLOCK // (batch * query_heads * keys))
     column: Tensor = 0
     for start in range(statistic.first_row(tokens), tokens, rows):
-        some = grouped[..., start : start + rows, :].float() * head_dim**-0.5
-        scores = matmul_nt(some.reshape(batch, kv_heads, -1, head_dim), k)
+        some = grouped[..., start : start + rows, :].float().reshape(batch, kv_heads, -1, head_dim)
+        scores = matmul_nt(some, k) * head_dim**-0.5
         weights = scores.softmax(dim=-1).reshape(batch, kv_heads, group, -1, keys)
         unit = ns.ones(weights.shape[:-1], dtype=weights.dtype, device=q.device)
         column = column + _reduce(statistic, weights, unit, 0)

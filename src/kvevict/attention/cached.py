@@ -51,21 +51,25 @@ def _attend(
     ns = namespace(q)
     query_heads, tokens, head_dim = q.shape
     group = query_heads // len(cache.lengths)
-    scaled = (q * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
-    future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
+    # Scores and weights in float32: half precision rounds a score of 100 by up to a quarter.
+    scaled = (q.float() * head_dim**-0.5).reshape(-1, group * tokens, head_dim)
+    if tokens > 1:
+        future = ns.triu(ns.ones((tokens, tokens), dtype=ns.bool, device=q.device), 1)
     outs, seen = [], []
     for heads, keys, values in runs:
         tail_keys, tail_values = cache.tail_keys[heads, :tail], cache.tail_values[heads, :tail]
         length = keys.shape[1]
         own = scaled[heads]
-        scores = ns.cat([matmul_nt(own, keys), matmul_nt(own, tail_keys)], dim=-1)
+        parts = [matmul_nt(own, keys.float()), matmul_nt(own, tail_keys.float())]
+        scores = ns.cat(parts, dim=-1)
         if tokens > 1:
             scores = scores.reshape(-1, tokens, length + tail)
             scores[..., -tokens:] = scores[..., -tokens:].masked_fill(future, -float("inf"))
             scores = scores.reshape(-1, group * tokens, length + tail)
         weights = scores.softmax(dim=-1)
-        outs.append(weights[..., :length] @ values + weights[..., length:] @ tail_values)
         if observe:
-            seen.append(weights.float().reshape(-1, group, tokens, length + tail))
+            seen.append(weights.reshape(-1, group, tokens, length + tail))
+        weights = weights.to(values.dtype)
+        outs.append(weights[..., :length] @ values + weights[..., length:] @ tail_values)
     out = outs[0] if len(outs) == 1 else ns.cat(outs, dim=0)
     return out.reshape(query_heads, tokens, head_dim), seen if observe else None

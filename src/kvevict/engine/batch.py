@@ -102,12 +102,11 @@ class Batch:
         return parts
 
     def _together(self, kv_dtype: str | None, sessions: list[Session]) -> Rows:
-        if namespace(sessions[0].cache.layers[0].keys).__name__ == "torch":
-            from . import cuda_graph
+        from . import cuda_graph  # late: it brings Triton
 
-            if self.steps >= cuda_graph.WORTH:
-                graph = self._graphs.get(kv_dtype)
-                graph = graph.seat(sessions) if graph else cuda_graph.GraphStep(sessions)
-                self._graphs[kv_dtype] = graph
-                return graph
-        return Together(sessions)
+        if self.steps < cuda_graph.WORTH:
+            return Together(sessions)
+        graph = self._graphs.get(kv_dtype)
+        graph = graph.seat(sessions) if graph else cuda_graph.GraphStep(sessions)
+        self._graphs[kv_dtype] = graph
+        return graph

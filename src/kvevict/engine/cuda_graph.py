@@ -1,22 +1,28 @@
-"""One decoding step as a CUDA graph: the kernels of all layers in a single launch (PyTorch).
+"""One decoding step as a CUDA graph: the kernels of all layers in a single launch.
 
 A step is hundreds of kernels, many of them tiny. Launching them from Python takes several times as
-long as the GPU needs to read weights and caches; replaying a recording of them does not.
+long as the GPU needs to read weights and caches; replaying a recording of them does not. Where a
+step cannot be recorded, or what is replayed is not what was recorded, it goes on unrecorded.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from math import ceil
 
-import torch
-
-from ..tensors import Tensor
+from ..tensors import Tensor, integers, namespace
 from .rows import Rows, Together, lengthen_tails, take
 from .session import Session, Start
 from .table import Table
 
 WORTH = 16  # steps to come for which to record: that takes as long as some three of them
 SPARE = 1.25  # of programs and places, so that other sequences may take those of some
+SAME = 0.02  # of the logits' norm, between a step and its first replay
+
+# Whether replays are right, by framework. PyTorch's are held to the loop, to the bit, by tests on a
+# GPU. Paddle's never ran on one: the first of a process is held to the same step unrecorded.
+_right: dict[str, bool] = {"torch": True}
 
 
 class GraphStep(Rows):
@@ -35,12 +41,13 @@ class GraphStep(Rows):
         places, logits = places or len(sessions), sessions[0].logits
         self._places: list[Session | None] = [*sessions, *[None] * (places - len(sessions))]
         self._table = Table(sessions[0].cache, places, SPARE)
+        self._framework = namespace(logits)
         # What changes from step to step lies on the device, where a recording finds it: ids,
         # positions and lengths of the tails.
-        self._inputs = logits.new_zeros((3, places), dtype=torch.int64)
-        self._logits = logits.new_empty((places, logits.shape[-1]))
-        self._launch: tuple[list, int] | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs = logits.new_zeros((3, places), dtype=self._framework.int64)
+        self._logits = logits.new_zeros((places, logits.shape[-1]))
+        self._launch: tuple | None = None
+        self._replay: Callable[[], None] | None = None
 
     def seat(self, sessions: list[Session]) -> GraphStep:
         """Take these for those so far; or another step does, with places that suit their number."""
@@ -59,7 +66,6 @@ class GraphStep(Rows):
         self._places = [None if other is session else other for other in self._places]
         self.sessions = [other for other in self.sessions if other is not session]
 
-    @torch.no_grad()
     def step(self, ids: list[int]) -> Tensor:
         """See :class:`Rows`; the next call overwrites the logits."""
         self._table.put([session and session.cache for session in self._places])
@@ -68,8 +74,9 @@ class GraphStep(Rows):
         places = [seats[session] for session in self.sessions]
         for place, token, session in zip(places, ids, self.sessions):
             inputs[place] = [token, session.cache.seen, session.cache.layers[0].tail + 1]
-        self._inputs.copy_(torch.tensor([*zip(*inputs)]))
-        self._run()
+        with self._framework.no_grad():
+            self._inputs[:] = integers([*zip(*inputs)], self._inputs.dtype, like=self._inputs)
+            self._run(places, 1 + max(session.cache.seen for session in self.sessions))
         lengthen_tails(self.sessions)
         for session in self.sessions:
             session.cache.seen += 1
@@ -84,20 +91,76 @@ class GraphStep(Rows):
         q, k, v, rope = self.model.unturned(layer, hidden, start)
         return self._table.attend(layer, q, k, v, self._tail_lens, rope)
 
-    def _run(self) -> None:
-        """Record or replay, and neither at first: compiling is nothing that a graph can hold."""
-        if self._launch != self._table.launch:
-            self._launch, self._graph = self._table.launch, None
+    def _run(self, places: list[int], tokens: int) -> None:
+        """Record or replay, and neither at first: compiling is nothing that a graph can hold.
+
+        Args:
+            places: those that are taken.
+            tokens: of the longest sequence.
+        """
+        launch = self._table.launch, self.model.reach(tokens)
+        if self._launch != launch or not _right.get(self._framework.__name__, True):
+            self._launch, self._replay = launch, None
             self._pass()
             return
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._pass()
-        self._graph.replay()
+        if self._replay is None:
+            self._replay = self._record(places)
+        self._replay()
+
+    def _record(self, places: list[int]) -> Callable[[], None]:
+        """What replays a step; the step itself where that cannot be recorded, which is told."""
+        framework = self._framework.__name__
+        try:
+            replay = _RECORD[framework](self._pass, self._logits)
+            if framework not in _right:
+                self._check(replay, places)
+        except Exception as error:  # each framework has kinds of its own
+            _right[framework] = False
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            print(f"decoding goes on without a CUDA graph, slower: {why}", file=sys.stderr)
+            return self._pass
+        _right[framework] = True
+        return replay
+
+    def _check(self, replay: Callable[[], None], places: list[int]) -> None:
+        """Raise RuntimeError unless a replay writes the logits that the step itself does."""
+        self._pass()
+        expected = self._logits.clone()
+        self._logits[:] = float("nan")
+        replay()
+        off = [(self._logits[place] - expected[place]).norm() for place in places]
+        if not all(float(x) <= SAME * float(expected[p].norm()) for x, p in zip(off, places)):
+            raise RuntimeError("what is replayed is not what was recorded")
 
     def _pass(self) -> None:
         ids, positions, tails = self._inputs
         self._tail_lens = tails.int()
         hidden = self.layers(self.model.embed(ids.unsqueeze(1)), positions)
-        self._logits.copy_(self.model.logits(hidden))
+        logits = self.model.logits(hidden).reshape(self._logits.shape)
+        self._logits.copy_(logits, False)  # no blocking to Paddle; to PyTorch here the default
+        del self._tail_lens  # memory of a recording, which may go before this object does
+
+
+def _record_torch(run: Callable[[], None], like: Tensor) -> Callable[[], None]:
+    import torch
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def _record_paddle(run: Callable[[], None], like: Tensor) -> Callable[[], None]:
+    import paddle
+    from paddle.device.cuda.graphs import CUDAGraph
+
+    graph = CUDAGraph(paddle.CUDAPlace(like.place.gpu_device_id()))  # or it takes the first GPU
+    graph.capture_begin()
+    try:
+        run()
+    finally:
+        graph.capture_end()
+    return graph.replay
+
+
+_RECORD = {"torch": _record_torch, "paddle": _record_paddle}

@@ -40,8 +40,8 @@ class Decoder(Protocol):
         and all chunks of a prompt go through one before the next.
 
         Args:
-            start: the first token's position, of each sequence where they differ; on PyTorch it
-                may be int64 ``[batch]`` on the device, where a CUDA graph finds it.
+            start: the first token's position, of each sequence where they differ; it may be int64
+                ``[batch]`` on the device, where a CUDA graph finds it: see :meth:`reach`.
         """
 
     def rotary(self, layer: int, start: int, tokens: int) -> Tables:
@@ -68,6 +68,14 @@ class Decoder(Protocol):
 
     def output_projection(self, layer: int) -> Tensor:
         """W_O by query head: ``[kv_heads, group, head_dim, hidden]``."""
+
+    def reach(self, tokens: int) -> int:
+        """Be ready for positions on the device, in sequences of so many tokens.
+
+        Returns:
+            For how many there is everything. What was recorded at another number is void.
+        """
+        return self.max_positions
 
 
 class Session:

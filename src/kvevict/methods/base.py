@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 from .. import budget
 from ..attention import Moments, Statistic
 from ..errors import InputError
+from ..noise import Keys
 from ..tensors import Tensor
 from .settings import Settings
 
@@ -62,7 +63,7 @@ class LayerView:
         keys, values: ``[kv_heads, N, head_dim]``, keys with RoPE applied, in the model's type.
         w_o: the output projection's rows for each query head, grouped by kv head:
             ``[kv_heads, group, head_dim, hidden]``.
-        noise_keys: one 32-bit key for each kv head, for :mod:`kvevict.noise`.
+        noise_keys: a key for each kv head, for :mod:`kvevict.noise`; only there they are looked at.
         prompt: what is known of the prompt.
         rotate_ahead: ``rotate_ahead(x, positions)`` is float32 ``x [..., head_dim]`` as this
             layer's RoPE will turn it on average over the positions that follow the prompt. None
@@ -76,7 +77,7 @@ class LayerView:
     keys: Tensor
     values: Tensor
     w_o: Tensor
-    noise_keys: list[int]
+    noise_keys: Keys
     prompt: PromptShape | None = None
     rotate_ahead: Callable[[Tensor, int], Tensor] | None = None
     replace_nonfinite: Callable[[str, Tensor], Tensor] | None = None

@@ -57,6 +57,9 @@ class ExactRotary(paddle.nn.Layer):
 
 def build(checkpoint: Checkpoint, dtype: str, device: str) -> transformers.PretrainedModel:
     """The model in eval mode on ``device``, Paddle's current one, with weights of ``dtype``."""
+    if dtype == "float32" and device.startswith("gpu"):
+        # Paddle may round to TF32, to 11 bits, what it multiplies; PyTorch does not, unless told.
+        paddle.base.core.set_cublas_switch(False)
     model = _empty_model(checkpoint, dtype)
     prefix = f"{checkpoint.family.model_type}."
     for parameter_name, parameter in model.named_parameters():

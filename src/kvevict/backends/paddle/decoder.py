@@ -12,13 +12,13 @@ from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
-from ...ops import kernels
 from ...rotary import Tables
 from ...tensors import Tensor, integers
 from ..common import Rotations
 from ..products import Products
+from .arithmetic import PLAIN, Arithmetic, choose, swapped
 from .build import ExactRotary
-from .products import OWN, PRODUCTS
+from .products import OWN, PRODUCTS, mlp
 
 # What PaddleNLP's own modules can do beside the arithmetic here, and how it is turned off.
 _PLAIN = {
@@ -55,7 +55,10 @@ class PaddleDecoder(Decoder):
         # PaddleNLP's own tables know no YaRN, and reach no farther for it.
         self.max_positions = max_positions({**config.to_dict(), "rope_scaling": None})
         self._rotary = self._layer(0).self_attn.rotary_emb
-        self._rotations = Rotations(self.layers, partial(_tables, self._rotary))
+        heads = self.query_heads, self.kv_heads
+        self._arithmetic = choose(model.parameters(), config.hidden_size, heads, self.head_dim)
+        make = partial(_tables, self._rotary, self._arithmetic)
+        self._rotations = Rotations(self.layers, make)
         there = PRODUCTS if _plain(model) else (OWN,)
         self._products = Products(there, self._layer(0), "float32", paddle.to_tensor, products)
 
@@ -77,7 +80,7 @@ class PaddleDecoder(Decoder):
     @paddle.no_grad()
     def project(self, layer: int, hidden: Tensor, start: Start) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, rope = self.unturned(layer, hidden, start)
-        return _rotate(q, *rope), _rotate(k, *rope), v
+        return *self._arithmetic.rotate(q, k, rope), v
 
     @paddle.no_grad()
     def unturned(
@@ -85,33 +88,37 @@ class PaddleDecoder(Decoder):
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         block = self._layer(layer)
         attention, tokens = block.self_attn, hidden.shape[1]
-        x, linear = rms_norm(block.input_layernorm, hidden), self._products(hidden).linear
+        x = self._arithmetic.norm(block.input_layernorm, hidden)
+        linear = self._products(hidden).linear
         q, k, v = (
             linear(projection, x).reshape([len(hidden), tokens, -1, self.head_dim])
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        rope = self._rotations(layer, start, x)
-        return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), rope
+        return swapped(q), swapped(k), swapped(v), self._rotations(layer, start, x)
 
     @paddle.no_grad()
     def rotary(self, layer: int, start: int, tokens: int) -> Tables:
         like = self._layer(layer).self_attn.o_proj.weight
-        return tuple(x.astype("float32") for x in _tables(self._rotary, start, tokens, like))
+        tables = _tables(self._rotary, PLAIN, start, tokens, like)
+        return tuple(x.astype("float32") for x in tables)
+
+    def reach(self, tokens: int) -> int:
+        if isinstance(self._rotary, ExactRotary):
+            return self._rotary.tables(tokens)[0].shape[1]
+        return self.max_positions
 
     @paddle.no_grad()
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         block, product = self._layer(layer), self._products(hidden)
-        norm, mlp = block.post_attention_layernorm, block.mlp
         mixed = product.linear(block.self_attn.o_proj, mixed)
-        if gpu := kernels(hidden):
-            hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
-            return hidden + mlp.down_proj(gpu.gated(mlp.gate_proj(x), mlp.up_proj(x)))
-        hidden = hidden + mixed
-        return hidden + product.mlp(mlp, rms_norm(norm, hidden))
+        hidden, x = self._arithmetic.add_norm(block.post_attention_layernorm, hidden, mixed)
+        if product is OWN:
+            return hidden + mlp(block.mlp, x, self._arithmetic.gate)
+        return hidden + product.mlp(block.mlp, x)
 
     @paddle.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        last = rms_norm(self.model.base_model.norm, hidden[:, -1:])
+        last = self._arithmetic.norm(self.model.base_model.norm, hidden[:, -1:])
         logits = self.model.lm_head(last).squeeze(1).astype("float32")
         return logits if len(logits) > 1 else logits.squeeze(0)
 
@@ -132,46 +139,26 @@ def _plain(model: PretrainedModel) -> bool:
 
 
 def _tables(
-    rotary: paddle.nn.Layer, start: int | tuple, tokens: int, like: Tensor
+    rotary: paddle.nn.Layer, arithmetic: Arithmetic, start: Start, tokens: int, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines ``[tokens, head_dim]``, or ``[batch, 1, tokens, head_dim]``."""
-    # Calling it would convert the tables of all positions before these, too.
+    """Cosines and sines in the type of ``like``, as the arithmetic wants them."""
+    # Calling PaddleNLP's would convert the tables of all positions before these, too.
     whole = rotary.cos_cached, rotary.sin_cached
-    if isinstance(rotary, ExactRotary):
+    if isinstance(rotary, ExactRotary) and not isinstance(start, paddle.Tensor):
         whole = rotary.tables((start if isinstance(start, int) else max(start)) + tokens)
-    cos, sin = (
-        _rows(table.reshape([-1, table.shape[-1]]), start, tokens).astype(like.dtype)
-        for table in whole
-    )
-    first, second = sin.chunk(2, dim=-1)
-    return cos, paddle.concat([-first, second], axis=-1)
-
-
-def _rows(table: Tensor, start: int | tuple, tokens: int) -> Tensor:
-    """``tokens`` rows of ``[positions, head_dim]`` from ``start`` on, of each sequence's own."""
+    tables = (table.reshape([-1, table.shape[-1]]) for table in whole)
     if isinstance(start, int):
-        return table[start : start + tokens]
-    every = [first + token for first in start for token in range(tokens)]
-    rows = integers(every, paddle.int64, like=table)
-    return table.index_select(rows).reshape([len(start), 1, tokens, -1])
+        rows = (table[start : start + tokens] for table in tables)
+    else:
+        at = _positions(start, tokens, like)
+        rows = (table.index_select(at).reshape([len(start), tokens, -1]) for table in tables)
+    return arithmetic.tables(*(own.astype(like.dtype) for own in rows))
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE on ``[batch, heads, tokens, head_dim]``: halves trade places, the sines have the sign.
-
-    Contiguous heads and tables that broadcast from the left take Paddle's fast path on a CPU, five
-    times as fast as PaddleNLP's own.
-    """
-    if gpu := kernels(x):
-        return gpu.turn(x, cos, sin)
-    x = x.contiguous()
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
-
-
-def rms_norm(norm: paddle.nn.Layer, x: Tensor) -> Tensor:
-    """PaddleNLP's norm squares with ``pow``, ten times as slow on a CPU as a product."""
-    if gpu := kernels(x):
-        return gpu.rms_norm(x, norm.weight, norm.variance_epsilon)
-    wide = x.astype("float32")
-    wide = wide * paddle.rsqrt((wide * wide).mean(-1, keepdim=True) + norm.variance_epsilon)
-    return wide.astype(norm.weight.dtype) * norm.weight
+def _positions(start: tuple | Tensor, tokens: int, like: Tensor) -> Tensor:
+    """Those of ``tokens`` from each start on, one sequence after another: int64."""
+    if isinstance(start, tuple):
+        start = integers([*start], paddle.int64, like=like)
+    if tokens == 1:
+        return start
+    return (start.unsqueeze(-1) + paddle.arange(tokens, dtype="int64")).reshape([-1])
