@@ -5,9 +5,10 @@
     python compute_scores.py --output_dir DIR --benchmark longbench     published prediction files
 
 A run is a directory with ``preds_<task>.jsonl`` files; where ``run.json`` lies beside them, it
-gives the benchmark, the method and the share of the cache that was kept. With ``--benchmark`` files
-called ``<task>.jsonl`` count too. A file that cannot be read or graded is named on stderr, the rest
-is graded all the same, and the exit status is 2.
+gives the benchmark, the method and the share of the cache that was kept, and what others published
+of the same setting stands below. With ``--benchmark`` files called ``<task>.jsonl`` count too. A
+file that cannot be read or graded is named on stderr, the rest is graded all the same, and the exit
+status is 2.
 """
 
 from __future__ import annotations
