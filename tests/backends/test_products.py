@@ -134,6 +134,7 @@ def test_however_rows_are_dealt_out(monkeypatch, threads, most) -> None:
         for tokens in (1, 4, 6, 64, 71):
             x = layers.input(1, tokens, 48)
             assert_close(numpy_product.mlp(layers, x), layers.mlp(layers.double(x)), "float32")
+        assert numpy_product.mlp(layers, layers.input(1, 0, 48)).shape == [1, 0, 48]
 
 
 # The choice. Time is counted, not measured: each product says what a pass takes.
@@ -205,9 +206,10 @@ def test_each_size_of_input_has_its_own(choice, clock, size) -> None:
     own, partly = clock.taking(1, choice.own), replace(choice.numpy, mlp=mlp)
     found = choice(own, partly)
     assert found.chosen == {**of_all_sizes(partly), size: own}
-    for shape in ((1, 1), (2, 1), (1, 2), (4, 31), (1, 127), (1, 128), (2, 64), (1, 5000)):
+    for shape in ((1, 0), (1, 1), (2, 1), (1, 2), (4, 31), (1, 127), (1, 128), (2, 64), (1, 5000)):
         product = found(SimpleNamespace(shape=(*shape, 128)))
-        assert product is (own if least <= shape[0] * shape[1] < above else partly)
+        tokens = max(shape[0] * shape[1], 1)
+        assert product is (own if least <= tokens < above else partly)
 
 
 def without_the_last_input(layer, x):

@@ -47,13 +47,13 @@ class Matrix(NamedTuple):
 
 
 def linear(layer: Any, x: Tensor) -> Tensor:
-    """``x Wᵀ + b`` of float32 ``[..., in]``, in a type of which each result is made anew."""
+    """``x Wᵀ + b`` of float32 ``[..., in]``: ``[..., out]``."""
     matrix = Matrix.of(layer)
     return _by_rows(x, matrix.weight.shape[1], matrix)
 
 
 def mlp(block: Any, x: Tensor) -> Tensor:
-    """``down(silu(gate(x)) · up(x))`` of float32 ``[..., hidden]``; what is between is of rows."""
+    """``down(silu(gate(x)) · up(x))`` of float32 ``[..., hidden]``, a thread's rows at a time."""
     gate, up, down = (Matrix.of(x) for x in (block.gate_proj, block.up_proj, block.down_proj))
 
     def rows(x: np.ndarray, out: np.ndarray) -> None:
@@ -80,7 +80,7 @@ def _by_rows(x: Tensor, width: int, work: Callable) -> Tensor:
     """``work(rows, out)`` of all rows of ``[..., n]``, in threads: ``[..., width]``."""
     rows = cores.array(x).reshape(-1, x.shape[-1])
     out = np.empty((len(rows), width), np.float32)
-    size = min(ROWS, math.ceil(len(rows) / cpu_threads()))
+    size = min(ROWS, math.ceil(len(rows) / cpu_threads())) or 1
     spans = [slice(start, start + size) for start in range(0, len(rows), size)]
     cores.run(lambda span: work(rows[span], out[span]), spans)
     return cores.tensor(out.reshape(*x.shape[:-1], width), like=x)

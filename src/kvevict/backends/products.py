@@ -25,9 +25,9 @@ from ..tensors import Tensor
 SIZES = {"token": 1, "batch": 2, "prompt": 128}  # how many tokens an input has at least
 FEWEST_WEIGHTS = 1 << 20  # of a layer's matrices that are worth a trial
 TRIALS = 3  # of each product, in turns, after the pass that shows its numbers
-BATCH_TOKENS = 8  # in a trial
-PROMPT_TOKENS = 4096  # the most, as the engine takes at a time
-PROMPT_OPERATIONS = 4e9  # for each thread, about, if that many suffice
+BATCH_TOKENS = 8  # in a trial of that size
+PROMPT_TOKENS = 4096  # in a trial at most, as many as the engine takes at a time
+PROMPT_OPERATIONS = 4e9  # of a pass for each thread, about: some 20 ms
 FASTER = 0.9  # of the framework's time is what another product must not need more than
 ERRORS = {"float32": 1e-4, "bfloat16": 0.1}  # let pass, beside the root mean square
 
@@ -84,7 +84,8 @@ class Products:
     def __call__(self, x: Tensor) -> Product:
         """The product for an input ``[batch, tokens, hidden]``."""
         tokens = x.shape[0] * x.shape[1]
-        return self.chosen[next(size for size in reversed(SIZES) if tokens >= SIZES[size])]
+        fits = (size for size in reversed(SIZES) if tokens >= SIZES[size])
+        return self.chosen[next(fits, "token")]  # of none at all, too
 
     @cached_property
     def chosen(self) -> dict[str, Product]:
