@@ -127,7 +127,7 @@ def launches(setup: Setup) -> Iterator[dict]:
 @contextmanager
 def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
     """Leave out the kernels of a layer, chunks that suit what heads hold, products of several."""
-    decode = import_module("kvevict.kernels.decode")
+    chunks = import_module("kvevict.kernels.chunks")
     arithmetic = import_module("kvevict.backends.torch.decoder")
     original, products = type(setup.decoder).unturned, arithmetic.products
 
@@ -139,7 +139,7 @@ def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
         return [linear(x) for linear in linears]
 
     with (
-        patch.object(decode, "SHORTEST", decode.SHORTEST if short else decode.LONGEST),
+        patch.object(chunks, "SHORTEST", chunks.SHORTEST if short else chunks.LONGEST),
         patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
         patch.object(arithmetic, "products", products if joined else apart),
         patch.object(type(setup.decoder), "unturned", original if fused else turned),
