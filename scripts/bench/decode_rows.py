@@ -127,21 +127,19 @@ def launches(setup: Setup) -> Iterator[dict]:
 @contextmanager
 def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
     """Leave out the kernels of a layer, chunks that suit what heads hold, products of several."""
-    decode = import_module("kvevict.kernels.decode")
+    chunks = import_module("kvevict.kernels.chunks")
     arithmetic = import_module("kvevict.backends.torch.decoder")
-    original, products = type(setup.decoder).unturned, arithmetic.products
+    joined_products = import_module("kvevict.backends.torch.joined")
+    original, whole = type(setup.decoder).unturned, joined_products._whole
 
     def turned(self, layer, hidden, start):
         q, k, v, rope = original(self, layer, hidden, start)
         return (*(arithmetic._rotate(x, *rope) for x in (q, k)), v, None)
 
-    def apart(linears, x):
-        return [linear(x) for linear in linears]
-
     with (
-        patch.object(decode, "SHORTEST", decode.SHORTEST if short else decode.LONGEST),
+        patch.object(chunks, "SHORTEST", chunks.SHORTEST if short else chunks.LONGEST),
         patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
-        patch.object(arithmetic, "products", products if joined else apart),
+        patch.object(joined_products, "_whole", whole if joined else lambda parts: None),
         patch.object(type(setup.decoder), "unturned", original if fused else turned),
     ):
         yield

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
+from math import prod
 
 from .ops import take
 from .quantised import Quantised, count_groups
@@ -63,10 +64,10 @@ class LayerCache:
             layer.positions = every.expand(heads, n).reshape(-1)
         return layer
 
-    def keep(self, rows: Tensor, lengths: list[int], before: int = 0) -> None:
+    def keep(self, rows: Tensor, lengths: list[int]) -> None:
         """Of the prefix's rows keep these, ascending, which leave ``lengths`` to the heads.
 
-        The tail must be empty. ``before`` is what the first row is called.
+        The tail must be empty.
 
         Raises:
             ValueError: the prefix is quantised.
@@ -76,10 +77,8 @@ class LayerCache:
         self._check_exact()
         self.lengths = lengths
         self.moves += 1
-        self.keys, self.values = take(self.keys, self.values, rows, before)
-        if self.columns or self.positions is not None:
-            rows = rows - before
-            self.columns = [column.index_select(0, rows) for column in self.columns]
+        self.keys, self.values = take(self.keys, self.values, rows)
+        self.columns = [column.index_select(0, rows) for column in self.columns]
         if self.positions is not None:
             self.positions = self.positions.index_select(0, rows)
 
@@ -251,7 +250,4 @@ def _addresses(x: Tensor, rows: list[int]) -> list[int]:
 
 
 def _nbytes(t: Tensor) -> int:
-    count = 1
-    for size in t.shape:
-        count *= size
-    return count * t.element_size()
+    return prod(t.shape) * t.element_size()

@@ -135,15 +135,10 @@ def nonzero(mask: Tensor, total: int) -> Tensor:
     return mask.nonzero().reshape(-1)
 
 
-def take(keys: Tensor, values: Tensor, rows: Tensor, before: int) -> tuple[Tensor, Tensor]:
-    """Rows of ``keys`` and ``values``, both ``[entries, head_dim]``.
-
-    Args:
-        rows: int64 ``[kept]``, of which ``before`` is the first row's number.
-    """
+def take(keys: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of ``keys`` and ``values``, both ``[entries, head_dim]``."""
     if gpu := kernels(keys):
-        return gpu.take(keys, values, rows, before)
-    rows = rows - before
+        return gpu.take(keys, values, rows)
     return keys.index_select(0, rows), values.index_select(0, rows)
 
 

@@ -111,8 +111,7 @@ def launch_for(head_dim: int) -> None:
         own.append(k[0, :, :9], v[0, :, :9])
         over_codes = (q[0, :, -1:], own.device_table, tail_lens, chunks, 64)
         kernels.decode_attention(*over_codes, kv_dtype=kv_dtype)
-    for before in (0, 3):
-        kernels.take(held.keys, held.values, paddle.arange(5, dtype="int32"), before)
+    kernels.take(held.keys, held.values, paddle.arange(5, dtype="int32"))
 
 
 def _helps(name: str, known: dict[str, JITFunction]) -> bool:

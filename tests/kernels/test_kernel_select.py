@@ -71,9 +71,8 @@ def test_noise_is_that_of_the_cpu_bit_for_bit():
 def test_rows_are_copied_as_they_are(width):
     x = torch.randn(301, width, device=DEVICE).half()
     rows = torch.randint(0, 301, (77,), device=DEVICE, dtype=torch.int32)
-    for before in (0, 1, 1000):
-        keys, values = kernels.take(x, -x, rows + before, before)
-        assert torch.equal(keys, x[rows.long()]) and torch.equal(values, -x[rows.long()])
+    keys, values = kernels.take(x, -x, rows)
+    assert torch.equal(keys, x[rows.long()]) and torch.equal(values, -x[rows.long()])
     assert [own.shape for own in kernels.take(x, x, rows[:0])] == [(0, width)] * 2
 
 

@@ -5,8 +5,9 @@ Importing this needs Triton 3.4 or newer. Nothing here waits for the device.
 
 from __future__ import annotations
 
+from .chunks import Chunks, count_chunks
 from .columns import column_statistic
-from .decode import Chunks, count_chunks, decode_attention
+from .decode import decode_attention
 from .layer import add_rms_norm, append, gated, rms_norm, turn, turn_and_append
 from .projection import quadratic_norms
 from .selection import positions, take, take_joined, top_k, uniform

@@ -18,37 +18,12 @@ scale of a key's channel goes to the query, that of a value to its weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
 
-from ..quantised import GROUP as KEYS  # read at a time, with one scale for each channel
 from ..tensors import Tensor, namespace
+from .chunks import KEYS, LONGEST, Chunks
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
-SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks of a prefix; those of tails are LONGEST
-PROGRAMS = 264  # that a card runs at a time: two on each multiprocessor of an H100
 NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
-
-
-class Chunks(NamedTuple):
-    """How the prefixes of a launch's heads are shared out.
-
-    Attributes:
-        entries: that a program reads at most.
-        count: programs.
-    """
-
-    entries: int
-    count: int
-
-
-def count_chunks(lengths: Iterable[int], entries: int | None = None) -> Chunks:
-    """Chunks for heads of so many entries: as many as run at a time, unless their size is given."""
-    lengths = list(lengths)
-    if entries is None:
-        share = triton.cdiv(triton.cdiv(sum(lengths), PROGRAMS), KEYS) * KEYS
-        entries = min(max(share, SHORTEST), LONGEST)
-    return Chunks(entries, sum(triton.cdiv(length, entries) for length in lengths))
 
 
 def decode_attention(

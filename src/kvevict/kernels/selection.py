@@ -68,20 +68,19 @@ def positions(mask: Tensor, total: int) -> Tensor:
     return out
 
 
-def take(keys: Tensor, values: Tensor, rows: Tensor, before: int = 0) -> tuple[Tensor, Tensor]:
-    """The same rows of two matrices: ``x.index_select(0, rows - before)`` of each, in one launch.
+def take(keys: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The same rows of two matrices: ``x.index_select(0, rows)`` of each, in one launch.
 
     Args:
         keys, values: ``[n, width]``, of one type.
         rows: int32 ``[total]``.
-        before: what the first row is called.
     """
     keys, values = keys.contiguous(), values.contiguous()
     total, width = rows.shape[0], keys.shape[1]
     own_keys, own_values = keys.new_empty([total, width]), keys.new_empty([total, width])
     if total:
         _take[(triton.cdiv(total, 64),)](
-            keys, values, rows, own_keys, own_values, total, before,
+            keys, values, rows, own_keys, own_values, total,
             WIDTH=width, PADDED=triton.next_power_of_2(width), ROWS=64,
         )  # fmt: skip
     return own_keys, own_values
@@ -205,11 +204,11 @@ def _positions(mask, counts, out, n, total, CHUNK: tl.constexpr, CHUNKS: tl.cons
     tl.store(out + place, position, mask=(taken == 1) & (place < total))
 
 
-@triton.jit(do_not_specialize=["total", "before"])  # or it is compiled anew for some of them
-def _take(keys, values, rows, own_keys, own_values, total, before, WIDTH: tl.constexpr,
+@triton.jit(do_not_specialize=["total"])  # or it is compiled anew for some of them
+def _take(keys, values, rows, own_keys, own_values, total, WIDTH: tl.constexpr,
           PADDED: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    row = tl.load(rows + place, mask=place < total, other=before).to(tl.int64) - before
+    row = tl.load(rows + place, mask=place < total, other=0).to(tl.int64)
     column = tl.arange(0, PADDED)[None, :]
     inside = (place < total)[:, None] & (column < WIDTH)
     source, target = row[:, None] * WIDTH + column, place[:, None] * WIDTH + column
