@@ -110,7 +110,7 @@ def padded(*prompts: paddle.Tensor) -> dict[str, paddle.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
 
 
-@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova"])
+@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova", "expected_attention"])
 @pytest.mark.parametrize("positions", ["of tokens", "of places"])
 def test_several_prompts(tiny_model, method: str, positions: str) -> None:
     policy, lengths = build(method, min_eviction_seqlen=0), [37, 100, 64]

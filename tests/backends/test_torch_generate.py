@@ -175,7 +175,7 @@ def padded(*prompts: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.cat([*map(pad, prompts)]), "attention_mask": torch.cat(mask)}
 
 
-@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova"])
+@pytest.mark.parametrize("method", ["full", "nacl", "adakv", "h2o", "tova", "expected_attention"])
 def test_several_prompts(model, method: str) -> None:
     policy, lengths = build(method, min_eviction_seqlen=0), [37, 100, 64]
     prompts = [prompt(n, n) for n in lengths]

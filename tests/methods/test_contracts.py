@@ -18,6 +18,8 @@ from kvevict.methods import (
     LayerView,
     Policy,
     PromptShape,
+    QueryMoments,
+    RepeatedChunks,
     Scorer,
     Selector,
 )
@@ -122,6 +124,26 @@ def test_statistics_that_nobody_knows(asks) -> None:
 
     with pytest.raises(InputError, match=r"^mine: Asks\.statistics must return a tuple of"):
         run(compose(scorer=Asks()), Prompt(1, N))
+
+
+@pytest.mark.parametrize("asked", [QueryMoments(), RepeatedChunks()])
+def test_what_is_of_prompts_alone_is_for_scorers_that_say_so(asked) -> None:
+    message = rf"^mine: Returns asks for {type(asked).__name__} and must say prompt_only = True$"
+    with pytest.raises(InputError, match=message):
+        run(compose(scorer=Returns("flat", (asked,))), Prompt(1, N))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QueryMoments(-1), "the tokens that moments skip are a number from 0, not -1"),
+        (lambda: QueryMoments(1.5), "the tokens that moments skip are a number from 0, not 1.5"),
+        (lambda: RepeatedChunks(0), "a number above 0, not 0"),
+    ],
+)
+def test_statistics_of_prompts_that_are_none(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
 
 
 @dataclass(frozen=True)

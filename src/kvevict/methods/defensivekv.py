@@ -57,13 +57,18 @@ class WorstCaseScore(Scorer):
 
     def _worst_case(self, rows: Tensor) -> Tensor:
         """Of ``[kv_heads, group, rows, N]`` the highest pooled weights, ``[kv_heads, N]``."""
-        before = self._outside(rows).sum(dim=-1, keepdim=True)
-        rows = pooled(rows, self.window_size, self.kernel_size)
-        rows = rows * (before / rows.sum(dim=-1, keepdim=True).clamp(min=TINY))
-        worst = rows.amax(2).amax(1)
+        # A head at a time: the rows are the largest that is held, and pooling copies them.
+        worst = namespace(rows).stack([self._highest(own) for own in rows.unbind(0)])
         candidates = max(1, worst.shape[-1] - self.window_size)
         floor = worst.sum(dim=-1, keepdim=True) / candidates
         return namespace(worst).maximum(worst, floor.expand(*worst.shape))
+
+    def _highest(self, rows: Tensor) -> Tensor:
+        """Of ``[group, rows, N]``, each pooled and brought to its sum before: ``[N]``."""
+        before = self._outside(rows).sum(dim=-1, keepdim=True)
+        rows = pooled(rows, self.window_size, self.kernel_size)
+        rows = rows * (before / rows.sum(dim=-1, keepdim=True).clamp(min=TINY))
+        return rows.amax(1).amax(0)
 
     def _first_stage(self, mean: Tensor, most: int) -> Tensor:
         """Which entries are sure, at most so many of each head: bool ``[kv_heads, N]``."""
