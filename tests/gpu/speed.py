@@ -1,4 +1,4 @@
-"""The three kernels that matter beside their floors, and what launching a token costs.
+"""The kernels that matter beside their floors, and what launching a token costs.
 
 The last part of scripts/check_gpu.sh. Kernels work on a layer of Llama-3.1-8B's shape. A floor is
 the bytes that have to move over the bandwidth that a negation of a gibibyte reaches on this card.
