@@ -25,7 +25,7 @@ def test_a_trial_runs_every_part(framework):
     run = check("--python", python, KVEVICT_CHECK_DEVICE="cpu")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "skipped" not in run.stdout and "failed" not in run.stdout
-    assert run.stdout.count("ran in Triton's interpreter") == 3
+    assert run.stdout.count("ran in Triton's interpreter") == 4
     last = run.stdout.splitlines()[-1]
     assert last.startswith(f"{python}: the check itself works; of a GPU it says nothing")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from .errors import InputError
-from .tensors import Tensor, namespace
+from .tensors import Tensor, lookup, namespace
 
 KV_DTYPES = ("int8", "fp8", "int4", "int2")
 BITS = {"int8": 8, "fp8": 8, "int4": 4, "int2": 2}
@@ -80,8 +80,8 @@ class Quantised:
             """Each entry's own, ``[heads, length, head_dim]``."""
             if scales is None:
                 return None
-            own = scales[groups].reshape(heads, -1, 1, scales.shape[-1])
-            return own.expand(-1, -1, GROUP, -1).flatten(1, 2)[:, :length].float()
+            own = scales[groups].float().reshape(heads, -1, 1, scales.shape[-1])
+            return own.expand(-1, -1, GROUP, -1).flatten(1, 2)[:, :length]
 
         def of_value(scales: Tensor | None) -> Tensor | None:
             return None if scales is None else scales[rows].reshape(heads, length, 1).float()
@@ -176,10 +176,9 @@ def _decoded(codes: Tensor, kv_dtype: str, scales: Tensor, lows: Tensor | None) 
     ns = namespace(codes)
     if kv_dtype == "int8":
         return codes.float() * scales
-    if kv_dtype == "fp8":
-        numbers = _e4m3_numbers(codes).index_select(0, codes.flatten().to(ns.int32))
-        return numbers.reshape(codes.shape) * scales
-    return _unpacked(codes.to(ns.int32), kv_dtype).float() * scales + lows
+    numbers = lookup(_numbers(kv_dtype, codes), codes.flatten().to(ns.int32))
+    numbers = numbers.reshape([*codes.shape[:-1], -1]) * scales
+    return numbers if lows is None else numbers + lows
 
 
 def _float16(x: Tensor) -> Tensor:
@@ -198,16 +197,21 @@ def _round(x: Tensor) -> Tensor:
 
 
 def _packed(codes: Tensor, kv_dtype: str) -> Tensor:
-    """Codes ``[..., d]`` as bytes: the channels' first half (or quarter) in the lowest bits."""
+    """Codes ``[..., head_dim]`` as bytes, the first channels in the lowest bits."""
     bits = BITS[kv_dtype]
-    parts = codes.chunk(8 // bits, dim=-1)
-    return sum(part * 2 ** (bits * i) for i, part in enumerate(parts)).to(namespace(codes).uint8)
+    parts = codes.reshape([*codes.shape[:-1], codes.shape[-1] * bits // 8, 8 // bits])
+    parts = [parts[..., i] * 2 ** (bits * i) for i in range(8 // bits)]
+    return sum(parts[1:], parts[0]).to(namespace(codes).uint8)
 
 
-def _unpacked(codes: Tensor, kv_dtype: str) -> Tensor:
-    bits = BITS[kv_dtype]
-    parts = [codes // 2 ** (bits * i) % 2**bits for i in range(8 // bits)]
-    return namespace(codes).cat(parts, dim=-1)
+def _numbers(kv_dtype: str, like: Tensor) -> Tensor:
+    """What the codes in each byte stand for, float32 ``[256, codes]``: to be multiplied."""
+    ns = namespace(like)
+    if kv_dtype == "fp8":
+        return _e4m3_numbers(like).unsqueeze(-1)
+    byte, bits = ns.arange(256, dtype=ns.int32, device=like.device), BITS[kv_dtype]
+    parts = [byte // 2 ** (bits * i) % 2**bits for i in range(8 // bits)]
+    return ns.stack(parts, dim=-1).float()
 
 
 def _e4m3(x: Tensor) -> Tensor:

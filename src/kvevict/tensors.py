@@ -22,6 +22,12 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     return ns.matmul(a, b, transpose_y=True) if ns.__name__ == "paddle" else a @ b.mT
 
 
+def lookup(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[rows]``, of int32 ``rows [n]``: by Paddle's fastest way on a CPU."""
+    ns = namespace(table)
+    return ns.gather(table, rows) if ns.__name__ == "paddle" else table[rows]
+
+
 def integers(values: list[int] | Tensor, dtype: Any, like: Tensor) -> Tensor:
     """A few numbers on ``like``'s device. The host does not wait until they are there.
 

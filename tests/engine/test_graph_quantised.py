@@ -16,13 +16,17 @@ from tests.engine.test_cuda_graph import (  # noqa: F401
     KINDS,
     assert_same_tails,
     by_loop,
-    close,
     decoder,
     tokens,
 )
 
 TYPES = ("int8", "fp8")
 MIXED = [("snapkv", "int8"), ("full", None), ("laprox", "fp8"), ("full", "int4"), ("adakv", "int8")]
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """But for float16's rounding, which the kernels and plain code do in other places."""
+    return torch.allclose(a.float(), b.float(), rtol=0.05, atol=0.05)
 
 
 def session(decoder, method: str, kv_dtype: str | None, ids: list[int] | None = None) -> Session:  # noqa: F811

@@ -105,11 +105,25 @@ def test_other_types_are_refused(word) -> None:
         build("snapkv", kv_dtype=word)
 
 
-def test_evict_takes_it_from_the_policy(request) -> None:
-    torch = pytest.importorskip("torch")
-    from tests.backends.torch_model import tiny
+@pytest.mark.parametrize("framework", ["paddle", "torch"])
+def test_evict_takes_it_from_the_policy(request, framework: str) -> None:
+    ns = pytest.importorskip(framework)
+    if framework == "paddle":
+        from tests.backends.test_paddle_generate import generate as answer
 
-    model, ids = tiny(), torch.tensor([IDS])
-    with evict(model, policy("snapkv", "int8")) as sessions:
-        model.generate(ids, max_new_tokens=3, do_sample=False)
-    assert {layer.kv_dtype for layer in sessions[0].cache.layers} == {"int8"}
+        model, ids = request.getfixturevalue("tiny_model"), ns.to_tensor([IDS])
+    else:
+        from tests.backends.torch_model import tiny
+
+        model, ids = tiny(), ns.tensor([IDS])
+
+        def answer(model, ids, max_new_tokens: int) -> list[int]:
+            out = model.generate(ids, max_new_tokens=max_new_tokens, do_sample=False)
+            return out[0, len(IDS) :].tolist()
+
+    answers = []
+    for kv_dtype in ("int8", None):
+        with evict(model, policy("snapkv", kv_dtype)) as sessions:
+            answers.append(answer(model, ids, max_new_tokens=3))
+        assert {layer.kv_dtype for layer in sessions[0].cache.layers} == {kv_dtype}
+    assert answers[0] == answers[1]

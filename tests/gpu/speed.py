@@ -1,4 +1,4 @@
-"""The three kernels that matter beside their floors, and what launching a token costs.
+"""The kernels that matter beside their floors, and what launching a token costs.
 
 The last part of scripts/check_gpu.sh. Kernels work on a layer of Llama-3.1-8B's shape. A floor is
 the bytes that have to move over the bandwidth that a negation of a gibibyte reaches on this card.
@@ -7,6 +7,7 @@ the bytes that have to move over the bandwidth that a negation of a gibibyte rea
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -81,23 +82,24 @@ def selection() -> tuple[Callable, int]:
     return run, 4 * KV_HEADS * TOKENS + 2 * 2 * 2 * HEAD_DIM * kept
 
 
-def ragged_decode() -> tuple[Callable, int]:
+def ragged_decode(kv_dtype: str | None = None) -> tuple[Callable, int]:
     lengths = [int(share * TOKENS / 5) for share in RAGGED]
     held = LayerCache(*(drawn(sum(lengths), HEAD_DIM) for _ in range(2)), lengths)
+    if kv_dtype:
+        held.quantise(kv_dtype)
+    read = held.nbytes
     held.append(*(drawn(KV_HEADS, 1, HEAD_DIM) for _ in range(2)))
     q, tail = drawn(QUERY_HEADS, 1, HEAD_DIM), tensor(np.array([1]), "int32")
-    table, chunks = held.device_table, kernels().count_chunks(lengths)
-    capacity = held.tail_keys.shape[1]
-    return (
-        lambda: kernels().decode_attention(q, table, tail, chunks, capacity),
-        2 * 2 * HEAD_DIM * sum(lengths),
-    )
+    chunks, capacity = kernels().count_chunks(lengths), held.tail_keys.shape[1]
+    call = (q, held.device_table, tail, chunks, capacity)
+    return lambda: kernels().decode_attention(*call, kv_dtype=kv_dtype), read
 
 
 PARTS = {
     f"column sums of the last {ROWS} rows": column_sums,
     "NACL's selection and compaction": selection,
     "decoded token over ragged heads": ragged_decode,
+    "the same over int8": partial(ragged_decode, "int8"),
 }
 
 

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from common import DRY, DTYPE, NEEDS, ROUNDING, array, attention, error, heads, kernels, tensor
+from common import (
+    DRY,
+    DTYPE,
+    NEEDS,
+    ROUNDING,
+    array,
+    attention,
+    error,
+    framework,
+    heads,
+    kernels,
+    tensor,
+)
 
-from kvevict import noise
+from kvevict import noise, ops
 from kvevict.cache import LayerCache
 
 pytestmark = [*NEEDS]
@@ -73,19 +85,27 @@ def test_noise_is_that_of_the_definition():
     )
 
 
+@pytest.mark.parametrize("kv_dtype", [None, "int8", "fp8"])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_a_token_over_heads_of_different_lengths(head_dim):
+def test_a_token_over_heads_of_different_lengths(head_dim, kv_dtype):
+    if not (DRY or ops.reads(kv_dtype, framework().__name__)):
+        pytest.skip(f"this GPU's kernels do not read {kv_dtype}")
     lengths, tail = [TOKENS, 3], 5
     keys, values = (heads(1, sum(lengths), head_dim)[0, 0].contiguous() for _ in range(2))
     new_keys, new_values = (heads(2, tail, head_dim)[0] for _ in range(2))
     q = heads(8, 1, head_dim)[0]
     held = LayerCache(keys, values, lengths)
+    if kv_dtype:
+        held.quantise(kv_dtype)
+        exact = LayerCache(keys[:0].float(), values[:0].float(), lengths, quantised=held.quantised)
+        keys, values = (framework().cat([run[i][0] for run in exact.runs()]) for i in (1, 2))
     held.append(new_keys[:, :-1], new_values[:, :-1])
     held.reserve(70)
     tail_lens = tensor(np.array([tail]), "int32")
     kernels().append(new_keys[:, -1], new_values[:, -1], held.device_table, tail_lens)
     chunks = kernels().count_chunks(lengths)
-    got = array(kernels().decode_attention(q, held.device_table, tail_lens, chunks, 70))
+    call = (q, held.device_table, tail_lens, chunks, 70)
+    got = array(kernels().decode_attention(*call, kv_dtype=kv_dtype))
     for head, rows in enumerate((slice(0, TOKENS), slice(TOKENS, None))):
         pairs = ((keys, new_keys), (values, new_values))
         k, v = (np.concatenate([array(old[rows]), array(new[head])]) for old, new in pairs)
