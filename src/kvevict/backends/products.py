@@ -83,7 +83,7 @@ class Products:
 
     def __call__(self, x: Tensor) -> Product:
         """The product for an input ``[batch, tokens, hidden]``."""
-        tokens = x.shape[0] * x.shape[1]
+        tokens = max(1, x.shape[0] * x.shape[1])  # none go as one does
         return self.chosen[next(size for size in reversed(SIZES) if tokens >= SIZES[size])]
 
     @cached_property
