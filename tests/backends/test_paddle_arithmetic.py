@@ -21,7 +21,7 @@ def test_norm_and_gate_are_their_parts() -> None:
         found.setdefault(part, set()).add(arithmetic._difference(part, inputs))
     (why,) = found.pop("rotate")
     assert "kernel_factory" in why and "\n" not in why
-    assert found == {"norm": {None}, "gate": {None}}
+    assert found == {"norm": {None}, "add_norm": {None}, "gate": {None}}
 
 
 def test_a_cpu_takes_the_parts_which_are_faster_there() -> None:

@@ -86,7 +86,8 @@ def assert_same_tails(one: Session, other: Session, compare=torch.equal) -> None
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.allclose(a.float(), b.float(), rtol=0.02, atol=0.02)
+    """Within some roundings of float16 by norm: a single number near nought may be far off."""
+    return bool((a - b).float().norm() <= 0.01 * b.float().norm())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -83,9 +83,8 @@ class Products:
 
     def __call__(self, x: Tensor) -> Product:
         """The product for an input ``[batch, tokens, hidden]``."""
-        tokens = x.shape[0] * x.shape[1]
-        fits = (size for size in reversed(SIZES) if tokens >= SIZES[size])
-        return self.chosen[next(fits, "token")]  # of none at all, too
+        tokens = max(1, x.shape[0] * x.shape[1])  # none go as one does
+        return self.chosen[next(size for size in reversed(SIZES) if tokens >= SIZES[size])]
 
     @cached_property
     def chosen(self) -> dict[str, Product]:

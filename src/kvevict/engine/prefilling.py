@@ -145,7 +145,7 @@ def _view(
         keys=k.squeeze(0),
         values=v.squeeze(0),
         w_o=model.output_projection(layer),
-        noise_keys=partial(eviction.send_noise_keys, layer),
+        noise_keys=partial(eviction.noise_keys.send, layer),
         prompt=eviction.prompt,
         rotate_ahead=partial(rotate_ahead, model, layer, k.shape[2]),
     )

@@ -33,6 +33,7 @@ class Eviction:
         cache: where the kept entries go; whole once :meth:`finish` was called.
         statistics: what the prefill has to report; empty where nothing will be evicted.
         active: whether the prompt is long enough for anything to be evicted.
+        noise_keys: the noise keys of each layer's kv heads.
 
     Raises:
         InputError: a part of the policy breaks its contract, here or in any method.
@@ -70,22 +71,7 @@ class Eviction:
         self._best: RunningBest | None = None  # of all layers, for model-wide budgets
         if self.active and self.allocator.scope == "model":
             self._best = RunningBest(self.budget * kv_heads * layers)
-        self._noise_keys: Tensor | None = None  # of all layers, on the device
-
-    def noise_keys(self, layer: int, step: int = 0) -> list[int]:
-        """The noise keys of a layer's kv heads; ``step`` counts evictions while decoding."""
-        counters = (self.policy.seed, self.example, layer)
-        return [noise.key(*counters, head, step) for head in range(self.kv_heads)]
-
-    def send_noise_keys(self, layer: int, like: Tensor) -> Tensor:
-        """The same on a device, int64 ``[kv_heads]``: with the first go those of all layers.
-
-        Paddle's host waits for whatever it sends.
-        """
-        if self._noise_keys is None:
-            every = [self.noise_keys(index) for index in range(self.layers)]
-            self._noise_keys = integers(every, namespace(like).int64, like=like)
-        return self._noise_keys[layer]
+        self.noise_keys = noise.LayerKeys(policy.seed, example, layers, kv_heads)
 
     def add_layer(self, view: LayerView, scored: dict[object, Tensor] | None = None) -> None:
         """Store the next layer's share of ``view.keys`` and ``view.values``.
