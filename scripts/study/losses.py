@@ -44,9 +44,11 @@ def main() -> None:
     parser.add_argument("scores", nargs="+", type=user_path, help="scores.jsonl.gz of report.py")
     parser.add_argument("--reference", default="laprox", help="its label in the table")
     parser.add_argument("--keep_ratio", type=float, help="this one alone")
+    parser.add_argument("--fewest", type=int, default=1, help="examples of a task that counts")
     args = parser.parse_args()
     settings = _by_setting([result for path in args.scores for result in read_scores(path)])
     full = settings.pop(("full", 1.0))
+    full = {part: scores for part, scores in full.items() if len(scores) >= args.fewest}
     totals: dict[str, list[float]] = defaultdict(list)
     for keep in sorted({keep for _, keep in settings}, reverse=True):
         if args.keep_ratio in (None, keep):

@@ -355,7 +355,15 @@ def test_flags_override_every_entry_that_they_fit(tmp_path):
 
 
 # Methods that came after the study.
-LATER = {"nacl-paper", "defensivekv", "layerdefensivekv", "expected_attention", "kvzip", "keydiff"}
+LATER = {
+    "nacl-paper",
+    "fade",
+    "defensivekv",
+    "layerdefensivekv",
+    "expected_attention",
+    "kvzip",
+    "keydiff",
+}
 
 
 def test_the_studys_settings():

@@ -8,6 +8,7 @@ from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .criticalkv import CriticalAdaKV, CriticalKV
 from .defensivekv import DefensiveKV, LayerDefensiveKV
 from .expected_attention import ExpectedAttention
+from .fade import Fade
 from .full import Full
 from .h2o import H2O
 from .keydiff import KeyDiff
@@ -40,6 +41,7 @@ __all__ = [
     "CriticalKV",
     "DefensiveKV",
     "ExpectedAttention",
+    "Fade",
     "Full",
     "KVzip",
     "KeyDiff",

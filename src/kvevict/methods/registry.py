@@ -13,9 +13,9 @@ from .policy import PARTS, Composition, Policy
 from .settings import Settings, is_unrecorded
 
 # In tables and --help; a method that is not here comes after these, by its name.
-ORDER = ("full", "nacl", "nacl-paper", "laprox", "h2o", "scissorhands", "tova", "streamingllm",
-         "snapkv", "pyramidkv", "adakv", "criticalkv", "criticaladakv", "defensivekv",
-         "layerdefensivekv", "expected_attention", "kvzip", "keydiff", "keynorm",
+ORDER = ("full", "nacl", "nacl-paper", "laprox", "fade", "h2o", "scissorhands", "tova",
+         "streamingllm", "snapkv", "pyramidkv", "adakv", "criticalkv", "criticaladakv",
+         "defensivekv", "layerdefensivekv", "expected_attention", "kvzip", "keydiff", "keynorm",
          "random")  # fmt: skip
 # Settings by their earlier names and by those that YAML and flags have for them.
 EARLIER = {
