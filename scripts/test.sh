@@ -2,7 +2,8 @@
 # Lints and tests.
 #
 #   bash scripts/test.sh          everything that needs no PyTorch, and that too where .venv-torch is
-#   bash scripts/test.sh --all    everything that needs no GPU: installs PyTorch and Chromium first
+#   bash scripts/test.sh --all    everything that needs no GPU: installs PyTorch and Chromium and
+#                                 fetches a model of half a gigabyte first
 #   bash scripts/test.sh tests/test_budget.py -k sinks    arguments go to pytest
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -36,6 +37,7 @@ if [ "${1:-}" = --all ]; then
     get_chromium
 fi
 bash scripts/setup.sh --dev ${all:+--with-torch}
+if [ -n "$all" ]; then PYTHONPATH=src run .venv kvevict.models fetch qwen2.5-coder-0.5b-instruct; fi
 run .venv ruff check .
 run .venv ruff format --check .
 echo "$bold+ shellcheck$plain"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvevict import backends, models
+from kvevict.models.builtin import cached_dirs
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and their children too.
 with contextlib.suppress(ValueError):
@@ -44,6 +45,8 @@ def missing(marker: pytest.Mark) -> str | None:
         return "needs a GPU"
     if marker.name == "published" and not (SHARED / marker.args[0]).exists():
         return f"needs ../shared/{marker.args[0]}"
+    if marker.name == "builtin" and not cached_dirs(marker.args[0]):
+        return f"needs python -m kvevict.models fetch {marker.args[0]}"
     return None
 
 

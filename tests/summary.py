@@ -18,7 +18,11 @@ from typing import NamedTuple
 
 TESTS = Path(__file__).parent
 STATES = ("failed", "passed", "skipped")  # what counts of a test that was in several environments
-NEEDS = {"gpu": "for a GPU only", "published": "for published files only"}
+NEEDS = {
+    "gpu": "for a GPU only",
+    "published": "for published files only",
+    "builtin": "for a model that --all fetches",
+}
 
 
 class Outcome(NamedTuple):
