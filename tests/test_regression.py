@@ -1,10 +1,11 @@
 """Two built-in models under the main methods, held to what was measured.
 
 Six prompts of 1,000 tokens hide an answer early or late. As in an evaluation, all methods share a
-prompt's prefill and keep a fifth of the cache, a tenth with the model that anyone would use. Tests elsewhere hold the parts to their formulas;
-this one holds the whole to its figures, so that what breaks in a way that nobody thought of is a
-red test and not a slightly worse table. Another adapter, or a method changed on purpose, moves
-them: ``PYTHONPATH=src python tests/test_regression.py`` measures anew.
+prompt's prefill and keep a fifth of the cache, a tenth with the model that anyone would use. Tests
+elsewhere hold the parts to their formulas; this one holds the whole to its figures, so that what
+breaks in a way that nobody thought of is a red test and not a slightly worse table. Another model,
+or a method changed on purpose, moves them: ``PYTHONPATH=src:. python tests/test_regression.py``
+measures anew.
 """
 
 from __future__ import annotations
