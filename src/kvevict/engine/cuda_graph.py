@@ -67,7 +67,7 @@ class GraphStep(Rows):
         self.sessions = [other for other in self.sessions if other is not session]
 
     def step(self, ids: list[int]) -> Tensor:
-        """See :class:`Rows`; the next call overwrites the logits."""
+        """Take in one token of each; the next logits, which the next call overwrites."""
         self._table.put([session and session.cache for session in self._places])
         inputs = [[0, 0, 1]] * len(self._places)
         seats = {session: place for place, session in enumerate(self._places)}
@@ -83,11 +83,10 @@ class GraphStep(Rows):
         return take(self._logits, places)
 
     def extend_hidden(self, hidden: Tensor) -> Tensor:
-        """See :class:`Rows`: not recorded."""
+        """From embeddings to the last layer's output, not recorded."""
         return Together(self.sessions).extend_hidden(hidden)
 
     def attend(self, layer: int, hidden: Tensor, start: Start) -> Tensor:
-        """See :class:`Rows`."""
         q, k, v, rope = self.model.unturned(layer, hidden, start)
         return self._table.attend(layer, q, k, v, self._tail_lens, rope)
 

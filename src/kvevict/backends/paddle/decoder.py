@@ -65,7 +65,7 @@ class PaddleDecoder(Decoder):
     @property
     @paddle.no_grad()
     def products(self) -> dict[str, str]:
-        """See :class:`Decoder`."""
+        """What multiplies by the weights, for a token, a batch and a prompt."""
         return {size: product.name for size, product in self._products.chosen.items()}
 
     def _layer(self, layer: int) -> paddle.nn.Layer:

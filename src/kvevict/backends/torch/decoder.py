@@ -59,7 +59,7 @@ class TorchDecoder(Decoder):
     @property
     @torch.no_grad()
     def products(self) -> dict[str, str]:
-        """See :class:`Decoder`."""
+        """What multiplies by the weights, for a token, a batch and a prompt."""
         return {size: product.name for size, product in self._products.chosen.items()}
 
     def _tensor(self, x: np.ndarray) -> torch.Tensor:
@@ -70,7 +70,7 @@ class TorchDecoder(Decoder):
 
     @torch.no_grad()
     def embed(self, ids: list[int] | Tensor) -> Tensor:
-        """See :class:`Decoder`; ids on the device are ``[sequences, tokens]``."""
+        """Ids on the device are ``[sequences, tokens]``."""
         if not isinstance(ids, torch.Tensor):
             ids = torch.tensor([ids], device=self.model.device)
         return self.model.base_model.embed_tokens(ids)
