@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from asking import kept
-from asking.policies import policy
+from asking.policies import METHOD, policy
 from kvevict import Document, InputError, backends
 from tests.evaluation import tiny
 from tests.interpreters import ROOT
@@ -78,10 +78,10 @@ def test_questions_are_answered_on_standard_output_alone(model, model_path, tmp_
     )
 
     text = f"{TEXT}\n\nThe key\nIt is 4711 & under the stone.\none\ntwo\n\nthe key is 4711"
-    document = Document.read(model, text, policy("snapkv"))
+    document = Document.read(model, text, policy(METHOD))
     answers = [document.ask(question, 12) for question in questions]
     assert out == printed(answers)
-    assert f"{len(document.prompt.ids):,} tokens" in error and "(snapkv, 19.9%)" in error
+    assert f"{len(document.prompt.ids):,} tokens" in error and f"({METHOD}, 19.9%)" in error
     assert "⟦" in error and "\033" not in error
 
     # Two processes on one file, at once.
@@ -100,7 +100,7 @@ def test_a_prompt_remembers_until_it_is_told_to_forget(model, model_path, tmp_pa
         "/method expected_attention 70\none?\n/help\n/quit\nnot read\n"
     )
     out, error = finish(start(model_path, "--document", path), typed)
-    document = Document.read(model, TEXT, policy("snapkv"))
+    document = Document.read(model, TEXT, policy(METHOD))
     talk = document.conversation()
     answers = ["".join(talk.ask(question, 12)) for question in ("one?", "two?")]
     answers.append(document.ask("two?", 12))

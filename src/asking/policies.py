@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvevict import Document, InputError
 from kvevict.methods import Policy, build
 
-METHOD, KEEP_RATIO = "snapkv", 0.2  # where nobody says otherwise
+METHOD, KEEP_RATIO = "kvzip", 0.2  # where nobody says otherwise: docs/asking.md has the choice
 MIB = 2**20
 
 
