@@ -105,7 +105,11 @@ def test_numbers_are_those_of_float64(framework, name, dtype, tokens) -> None:
     layers = Layers(framework, tokens, dtype)
     for shape in ((1, tokens, 48), (2, tokens, 48)):
         x = layers.input(*shape)
-        linear, mlp = product.linear(layers.gate_proj, x), product.mlp(layers, x)
+        try:
+            linear, mlp = product.linear(layers.gate_proj, x), product.mlp(layers, x)
+        except RuntimeError as error:  # not every processor has it: then the trial leaves it out
+            assert (name, dtype) == ("onednn", "bfloat16") and "primitive" in str(error)
+            return
         assert_close(linear, layers.affine("gate", layers.double(x)), dtype)
         assert_close(mlp, layers.mlp(layers.double(x)), dtype)
 
