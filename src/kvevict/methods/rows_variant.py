@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from ..attention import Statistic, WindowRows
 from ..errors import InputError
 from ..ops import projected_l2
 from ..tensors import Tensor, namespace
-from .base import Allocator, LayerView, PromptShape, Scorer, Selector
-from .parts import LayerShared, TopK, check_window, pooled
-from .policy import Policy
+from .base import LayerView, PromptShape, Scorer
+from .fade import Fade
+from .parts import check_window, pooled
 
 Norm = Literal["l2", "l1", "max"]
 Pool = Literal["mean", "max"]
@@ -134,8 +134,8 @@ def _changes(weights: Tensor, values: Tensor, w_o: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RowsVariant(Policy):
-    """A point of the search, its heads' budgets as Ada-KV shares them.
+class RowsVariant(Fade):
+    """A point of the search: Fade under another score.
 
     Attributes:
         all others: see :class:`RowsScore`.
@@ -144,30 +144,17 @@ class RowsVariant(Policy):
     name: ClassVar[str] = "rows-variant"
     listed: ClassVar[bool] = False
 
-    window_size: int = 32
+    kernel_size: int = 7
     power: float = 0.0
     scales: str = ""
     skip: int = 0
     norm: Norm = "l2"
-    kernel_size: int = 7
     shift: int = 0
     pool: Pool = "mean"
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
-    recent: int = 8
 
     @property
     def scorer(self) -> Scorer:
-        return RowsScore(
-            self.window_size, self.power, self.scales, self.skip, self.norm, self.kernel_size,
-            self.shift, self.pool, self.project, self.renormalise, self.heads, self.recent,
-        )  # fmt: skip
-
-    @property
-    def allocator(self) -> Allocator:
-        return LayerShared()
-
-    @property
-    def selector(self) -> Selector:
-        return TopK(recent=self.recent)
+        return RowsScore(**{each.name: getattr(self, each.name) for each in fields(RowsScore)})
