@@ -147,6 +147,7 @@ install_dev() {
 
 install_torch() {
     pip_install .venv-torch -r requirements-torch.txt -r requirements-dev.txt
+    pip_install .venv-torch --no-deps -r requirements-kvpress.txt
     link_library .venv-torch
 }
 
@@ -159,6 +160,6 @@ if [ -n "$dev" ]; then
 fi
 if [ -n "$torch" ]; then
     oldest=10 # PyTorch's own bound
-    once .venv-torch torch "$(cat requirements-torch.txt requirements-dev.txt | cksum)" install_torch
+    once .venv-torch torch "$(cat requirements-{torch,kvpress,dev}.txt | cksum)" install_torch
 fi
 PYTHONPATH=src .venv/bin/python -m kvevict.models fetch >/dev/null

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from asking import kept
 from asking.files import read_text
 from asking.policies import KEEP_RATIO, METHOD, policy, summary
+from asking.prompt import Prompt, say
 from kvevict import METHODS, Document, InputError, load
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, command, user_path
@@ -39,12 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show:
         kept.show(document, sys.stderr)
     for question in args.question:
-        for piece in document.conversation().ask(question, args.max_new_tokens):
-            print(piece, end="", flush=True)
-        print(flush=True)
+        say(document.conversation(), question, args.max_new_tokens)
     if not (args.question or args.save or args.show):
-        from asking.prompt import Prompt
-
         Prompt(document, args.max_new_tokens).run()
 
 

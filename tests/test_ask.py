@@ -83,6 +83,9 @@ def test_questions_are_answered_on_standard_output_alone(model, model_path, tmp_
     assert out == printed(answers)
     assert f"{len(document.prompt.ids):,} tokens" in error and f"({METHOD}, 19.9%)" in error
     assert "⟦" in error and "\033" not in error
+    talks = [(document.conversation(), question) for question in questions]
+    cut = ["".join(talk.ask(question, 12)) and talk.cut for talk, question in talks]
+    assert error.count("was cut there (--max_new_tokens 12") == sum(cut) > 0
 
     # Two processes on one file, at once.
     both = [start(model_path, f"--load={saved}", *asked) for _ in range(2)]
@@ -239,6 +242,16 @@ def test_the_longest_document_that_is_named_does_fit(model):
     with pytest.raises(InputError, match="has 988 tokens, and at most 987 fit"):
         Document.read(model, "x" * 986, policy("kvzip"))
     assert Document.read(model, "x" * 985, policy("kvzip")).prompt.session.cache.seen == 987
+
+
+def test_an_answer_is_cut_where_it_could_have_gone_on(model):
+    document = Document.read(model, TEXT, policy("snapkv"))
+    talk = document.conversation()
+    assert not talk.cut
+    list(talk.ask("one?", 5))
+    assert talk.cut
+    next(talk.ask("two?", 5))
+    assert not talk.cut  # it was left
 
 
 def test_a_document_without_text_is_refused(model):

@@ -181,8 +181,8 @@ def test_no_suitable_python_on_the_path_gets_one_sentence(clone, tmp_path):
 def test_python_too_old_for_pytorch_gets_one_sentence(clone, tmp_path):
     executable(clone / ".venv/bin/python", "#!/bin/sh\nexec cat\n")
     assert setup(clone).returncode == 0
-    for name in ("requirements-torch.txt", "requirements-dev.txt"):
-        (clone / name).touch()
+    for name in ("torch", "kvpress", "dev"):
+        (clone / f"requirements-{name}.txt").touch()
     done = setup(clone, "--with-torch", PYTHON=str(old_python(tmp_path / "python", 9)))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "3.10 to 3.12" in done.stderr

@@ -1,7 +1,6 @@
 """Which entries kvpress keeps, and which we do: the methods that both have, on one model.
 
-    pip install --target DIR --no-deps kvpress==0.5.5
-    PYTHONPATH=DIR .venv-torch/bin/python scripts/bench/compare_kvpress.py \\
+    .venv-torch/bin/python scripts/bench/compare_kvpress.py \\
         [--model_path qwen2.5-coder-0.5b-instruct] [--text FILE …] [--device gpu --dtype bfloat16]
 
 Both run on the same model of transformers, one prompt after the other, each of ``--length`` tokens

@@ -1,9 +1,8 @@
 """kvpress on the prompts of our runs, each context compressed before its question is known.
 
-    pip install --target DIR --no-deps kvpress==0.5.5 cachetools==5.5.2 fire==0.7.1 termcolor==3.3.0
-    PYTHONPATH=DIR .venv-torch/bin/python scripts/study/kvpress_scores.py --benchmark ruler \\
-        --compress context --config configs/studies/unseen.yaml --model_path DIRECTORY \\
-        --output_dir results [--limit_s 600]
+    .venv-torch/bin/python scripts/study/kvpress_scores.py --benchmark ruler --compress context \\
+        --config configs/studies/unseen.yaml --model_path DIRECTORY --output_dir results \\
+        [--limit_s 600]
 
 Takes the flags of eval_llama3.py, reads the same tokens and writes runs as it does. Of the policies
 it runs the full cache and those that kvpress has presses for, at the same settings, on the model as
@@ -13,7 +12,8 @@ compute_scores.py and report.py put them beside ours, scripts/study/agreement.py
 
 An example is written as soon as it is done under every method at one share. With --limit_s no
 example begins after that; the same command goes on from there. Several processes share the examples
-as eval_llama3.py's do. kvpress 0.5.5 wants a transformers below 5.3.
+as eval_llama3.py's do. kvpress is in .venv-torch, see requirements-kvpress.txt; it wants a
+transformers below 5.3.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from asking import kept
 from asking.policies import policy, summary
 from kvevict import Document, InputError
+from kvevict.document import Conversation
 
 HELP = """\
 a question      is answered with the earlier ones in mind; Ctrl-C stops the answer
@@ -63,11 +64,7 @@ class Prompt:
 
     def _answer(self, question: str) -> None:
         with _interrupts() as pressed:
-            for piece in self._conversation.ask(question, self._max_new_tokens):
-                print(piece, end="", flush=True)
-                if pressed:
-                    break
-        print(flush=True)
+            say(self._conversation, question, self._max_new_tokens, lambda: bool(pressed))
 
     def _fresh(self, *_: str) -> None:
         self._conversation = self._document.conversation()
@@ -90,6 +87,23 @@ class Prompt:
 
     def _help(self, *_: str) -> None:
         print(HELP, file=sys.stderr)
+
+
+def say(
+    conversation: Conversation,
+    question: str,
+    max_new_tokens: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Print an answer as it comes, until ``stopped``; and on stderr, that it is not whole."""
+    for piece in conversation.ask(question, max_new_tokens):
+        print(piece, end="", flush=True)
+        if stopped():
+            break
+    print(flush=True)
+    if conversation.cut:
+        reason = f"--max_new_tokens {max_new_tokens}, or the model's last position"
+        print(f"note: the answer was cut there ({reason})", file=sys.stderr)
 
 
 def _lines() -> Iterator[str]:

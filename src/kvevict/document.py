@@ -111,12 +111,16 @@ def _check_length(model: LoadedModel, tokens: int, policy: Policy) -> None:
 
 
 class Conversation:
-    """Questions on a document, each after the earlier ones and their answers."""
+    """Questions on a document, each after the earlier ones and their answers.
+
+    Attributes:
+        cut: whether the latest answer ended because it had all the tokens that it might have.
+    """
 
     def __init__(self, document: Document) -> None:
         self._model = document.model
         self._session = document.prompt.session.fork()
-        self._begun = False
+        self._begun = self.cut = False
 
     def ask(self, question: str, max_new_tokens: int = ANSWER_TOKENS) -> Iterator[str]:
         """Take in a question and answer it greedily, piece by piece as tokens are decoded.
@@ -136,14 +140,16 @@ class Conversation:
                 f"earlier turns leave room for {free - 1}"
             )
         self._session.extend(ids)
-        self._begun = True
+        self._begun, self.cut = True, False
         eos, answer, shown = set(self._model.eos_ids), [], ""
-        for token in stream(self._session, min(max_new_tokens, free - len(ids)), eos):
+        most = min(max_new_tokens, free - len(ids))
+        for token in stream(self._session, most, eos):
             answer.append(token)
             text = self._model.tokenizer.decode(answer)
             if text.startswith(shown) and not text.endswith("\ufffd"):  # part of a character
                 yield text[len(shown) :]
                 shown = text
+        self.cut = len(answer) == most
         yield self._model.tokenizer.decode(answer)[len(shown) :]
 
     def _around(self, question: str) -> str:
