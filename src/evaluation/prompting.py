@@ -204,9 +204,9 @@ def _leaving_positions(
     wanted = prompting.benchmark.resolve(args.task)
     fit = min(prompting.leaving_positions(task, policies) for task in wanted)
     made = max(benchmark.length or prompting.max_length for benchmark in chosen)
-    if min(made, prompting.max_length) <= fit:
-        return None
     positions = prompting.positions
+    if min(made, prompting.max_length, positions) <= fit:
+        return None
     names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
     needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
     if fit < 1:
