@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 
 import pytest
 import tiny
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 import benchmarks
 from benchmarks import Example, Task
 from benchmarks.infinitebench_metrics import contains_word
-from evaluation.prompting import Prompting
+from evaluation.prompting import Prompting, prompting_for
+from kvevict import KVzip, SnapKV
 from kvevict.errors import InputError
-from kvevict.models import load_tokenizer
+from kvevict.models import load_tokenizer, read_checkpoint
 from kvevict.models.chat import ChatTemplate
 
 TASK = Task("t", "T", 10, "Read.\n{context}\nSay {input}:", contains_word, chat=True)
@@ -150,3 +152,24 @@ def test_what_does_not_fit_is_refused_or_cut(tokenizer):
         prompting(tokenizer, compress="context").tokens(TASK, example("a" * 900, "b" * 1000))
     with pytest.raises(InputError, match="leave no room for a prompt"):
         prompting(tokenizer, positions=10).tokens(TASK, long)
+
+
+@pytest.mark.parametrize("length, shorter", [(600, False), (1500, True)])
+def test_prompts_are_shorter_only_where_data_may_be_too_long_for_a_policy(
+    tmp_path, capsys, length, shorter
+):
+    checkpoint = read_checkpoint(str(tiny.write_llama(tmp_path / "tiny")))
+    ruler = benchmarks.get("ruler").at_length(length)
+
+    def made(*policies) -> tuple[int | None, int]:
+        args = Namespace(chat="auto", max_length=None, no_truncation=False, compress="context",
+                         task="niah", model_path="tiny")  # fmt: skip
+        prompts = prompting_for(args, [ruler], checkpoint, list(policies))
+        return args.max_length, prompts.max_length
+
+    usual = (None, tiny.POSITIONS)
+    assert made(SnapKV(0.2)) == made(KVzip(1.0, min_eviction_seqlen=0)) == usual
+    assert capsys.readouterr().err == ""
+    found = made(SnapKV(0.2), KVzip(0.2, chunk_size=700, min_eviction_seqlen=0))
+    assert (found != usual) == shorter == ("kvzip repeats" in capsys.readouterr().err)
+    assert not shorter or found[0] == found[1] < tiny.POSITIONS - 700

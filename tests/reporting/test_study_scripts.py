@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SEARCH = ROOT / "docs" / "data" / "search"
+UNSEEN = ROOT / "docs" / "data" / "unseen"
 
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -74,6 +76,30 @@ def test_the_losses_on_the_pages_are_those_printed(page: str) -> None:
         for title, cell in zip(titles[1:], cells):
             if title in names:
                 assert cell == printed[share][names[title]], (share, title)
+
+
+def test_settings_that_were_stopped_compare_on_what_they_share(tmp_path) -> None:
+    lines = gzip.decompress((UNSEEN / "scores.jsonl.gz").read_bytes()).decode().splitlines()
+    rows = [json.loads(line) for line in lines]
+    stopped = next(row for row in rows if row["settings"]["policy"]["name"] == "snapkv")
+    task, last = stopped["task"], stopped["ids"].pop()
+    for name in ("scores", "prompt_tokens"):
+        stopped[name].pop()
+    cut, all_cut = tmp_path / "cut.jsonl", tmp_path / "all.jsonl"
+    cut.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        if row["task"] == task and row["ids"][-1] == last:
+            for name in ("ids", "scores", "prompt_tokens"):
+                row[name].pop()
+    all_cut.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = script("losses.py", cut, "--reference", "kvzip")
+    assert refused.returncode == 2 and "have not all the same examples" in refused.stderr
+    shared, plain = (
+        script("losses.py", path, "--reference", "kvzip", *flags)
+        for path, flags in ((cut, ["--shared"]), (all_cut, []))
+    )
+    assert shared.returncode == plain.returncode == 0, shared.stderr + plain.stderr
+    assert shared.stdout == plain.stdout and "| kvzip |" in plain.stdout
 
 
 def test_an_unknown_reference_is_named() -> None:
