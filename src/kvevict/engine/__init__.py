@@ -2,6 +2,7 @@
 
 from .batch import Batch
 from .decoding import decode, decode_all, decode_together, stream
+from .likelihood import log_likelihood, log_likelihoods
 from .prefilling import prefill
 from .session import Decoder, Session
 
@@ -12,6 +13,8 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_together",
+    "log_likelihood",
+    "log_likelihoods",
     "prefill",
     "stream",
 ]
