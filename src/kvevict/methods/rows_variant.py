@@ -9,9 +9,9 @@ from ..attention import Statistic, WindowRows
 from ..errors import InputError
 from ..ops import projected_l2
 from ..tensors import Tensor, namespace
-from .base import LayerView, PromptShape, Scorer
+from .base import LayerView, PromptShape, Scorer, Selector
 from .fade import Fade
-from .parts import check_window, pooled
+from .parts import TopK, check_window, pooled
 
 Norm = Literal["l2", "l1", "max"]
 Pool = Literal["mean", "max"]
@@ -49,6 +49,7 @@ class RowsScore(Scorer):
         heads: whose scores count for a kv head: the sum over its ``group``, the ``worst`` case (the
             highest) of the group, or the sum over the ``layer``.
         recent: last entries that are protected, and so not pooled.
+        n_sink: first entries that are protected, and lend their neighbours nothing.
     """
 
     window_size: int = 32
@@ -67,12 +68,13 @@ class RowsScore(Scorer):
     renormalise: bool = False
     heads: Heads = "group"
     recent: int = 8
+    n_sink: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_window(self.window_size or 1, self.kernel_size)
-        if min(self.skip, self.shift, self.recent, self.power, self.tail) < 0:
-            raise InputError("skip, shift, recent, power and tail must not be negative")
+        if min(self.skip, self.shift, self.recent, self.n_sink, self.power, self.tail) < 0:
+            raise InputError("skip, shift, recent, n_sink, power and tail must not be negative")
         if min(self.back, self.ahead) < 0 or self.plateau <= 0:
             raise InputError("back and ahead must not be negative, and plateau above 0")
         if not all(size.isdecimal() and int(size) for size in self.scales.split("+") if size):
@@ -133,6 +135,10 @@ class RowsScore(Scorer):
         return ns.cat([mixed, scores.new_zeros((heads, n - mixed.shape[-1]))], dim=-1)
 
     def _pooled(self, scores: Tensor) -> Tensor:
+        if self.n_sink:
+            sinks = min(self.n_sink, scores.shape[-1])
+            none = scores.new_zeros((scores.shape[0], sinks))
+            scores = namespace(scores).cat([none, scores[:, sinks:]], dim=-1)
         if self.tail:
             return self._spread(scores)
         if self.shift:
@@ -184,6 +190,11 @@ class RowsVariant(Fade):
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
+    n_sink: int = 0
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(self.n_sink, self.recent)
 
     @property
     def scorer(self) -> Scorer:
