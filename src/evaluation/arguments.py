@@ -77,6 +77,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="put prompts into the model's chat template: as the benchmark has it, all, or none",
     )
     p.add_argument(
+        "--answer_prefix",
+        choices=("on", "off"),
+        default="on",
+        help="let the answer begin as the benchmark has it, such as ruler's ' Answer:', or not",
+    )
+    p.add_argument(
         "--no_truncation", action="store_true", help="refuse longer prompts instead of cutting them"
     )
     p.add_argument(
@@ -96,6 +102,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--decode_together",
         action="store_true",
         help="decode all settings of a prompt as one batch: faster, rounded otherwise",
+    )
+    p.add_argument(
+        "--nll",
+        action="store_true",
+        help="note beside each answer how unlikely the reference is: the negative log-likelihood "
+        "of its tokens, their mean",
     )
     add_policy_flags(p)
     args = p.parse_args(argv)
@@ -155,6 +167,8 @@ def runs(
             settings["length"] = length
         if args.chat != "auto":
             settings["chat"] = args.chat
+        if args.answer_prefix != "on":
+            settings["answer_prefix"] = args.answer_prefix
         if args.framework != "paddle":
             settings["framework"] = args.framework
         if args.decode_together:

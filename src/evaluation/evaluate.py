@@ -99,6 +99,7 @@ def evaluate(args: Namespace) -> None:
         set(loaded.eos_ids),
         args.decode_together,
         args.batch,
+        args.nll,
     )
     predicted = sum(
         _run_task(part, task, args, predictor, policies, processes)
@@ -139,6 +140,7 @@ def _prompting(args: Namespace, benchmark: Benchmark, checkpoint: Checkpoint) ->
         positions=checkpoint.max_positions,
         truncate=not args.no_truncation,
         compress=args.compress,
+        answer_prefix=args.answer_prefix == "on",
     )
 
 

@@ -2,6 +2,7 @@
 
 from .batch import Batch
 from .decoding import decode, decode_all, decode_together, stream
+from .likelihood import log_likelihood, log_likelihoods
 from .prefilling import prefill
 from .repeating import longest_prompt
 from .session import Decoder, Session
@@ -14,6 +15,8 @@ __all__ = [
     "decode_all",
     "decode_together",
     "longest_prompt",
+    "log_likelihood",
+    "log_likelihoods",
     "prefill",
     "stream",
 ]

@@ -15,7 +15,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from .. import backends
-from ..engine import Session
+from ..engine import Session, log_likelihoods
 from ..errors import InputError
 from ..methods import Policy, build
 from ..methods.registry import describe
@@ -24,7 +24,7 @@ from ..repetition import Repetition
 from .kept import Kept
 from .loading import load
 from .question import question, templated
-from .scoring import generate, log_likelihoods
+from .scoring import generate
 from .shared import Asked, Prompts, packed
 
 # A text, its context's tokens, its continuation's: as the harness hands them on.
