@@ -14,9 +14,9 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_together",
-    "longest_prompt",
     "log_likelihood",
     "log_likelihoods",
+    "longest_prompt",
     "prefill",
     "stream",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..attention import RepeatedChunks, attend
+from ..attention import RepeatedChunks, attend_behind
 from ..attention.peaks import peak_weights
 from ..methods import Policy
 from ..repetition import Chunk, Repetition
@@ -46,9 +46,7 @@ class RepeatedStream:
             q, own_k, own_v = self.model.project(layer, hidden, self.n)
             peaks[:, chunk.start : chunk.stop] = self._peaks(q, k, own_k, chunk)
             if layer < self.model.layers - 1:
-                cat = namespace(k).cat
-                whole = cat([k, own_k], dim=2), cat([v, own_v], dim=2)
-                mixed = attend(q, *whole).out.swapaxes(1, 2).flatten(2)
+                mixed = attend_behind(q, k, v, own_k, own_v).swapaxes(1, 2).flatten(2)
                 self._hidden[number] = self.model.finish_layer(layer, hidden, mixed)
         return peaks
 
