@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def evaluate(args: Namespace) -> None:
         args.dtype = None  # naming the default makes no other run
     checkpoint = read_checkpoint(args.model_path)
     check_framework(checkpoint, args.framework)
-    prompting = _prompting(args, chosen[0], checkpoint)
+    prompting = _leave_positions(args, chosen, _prompting(args, chosen[0], checkpoint), policies)
     for task in wanted:
         prompting.max_prompt_tokens(task)
     if first:
@@ -140,6 +140,33 @@ def _prompting(args: Namespace, benchmark: Benchmark, checkpoint: Checkpoint) ->
         truncate=not args.no_truncation,
         compress=args.compress,
     )
+
+
+def _leave_positions(
+    args: Namespace, chosen: list[Benchmark], prompting: Prompting, policies: list[Policy]
+) -> Prompting:
+    """The same for shorter prompts, where a policy needs positions behind the longest ones.
+
+    All policies of a run read the same prompts: ``args.max_length``, a setting, says how long.
+    """
+    wanted = prompting.benchmark.resolve(args.task)
+    fit = min(prompting.leaving_positions(task, policies) for task in wanted)
+    made = max(benchmark.length or prompting.max_length for benchmark in chosen)
+    if min(made, prompting.max_length) <= fit:
+        return prompting
+    positions = prompting.positions
+    names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
+    needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
+    if fit < 1:
+        raise InputError(
+            f"{needs}, which leaves no room for one in the model's {positions} positions: set a "
+            "smaller chunk_size"
+        )
+    longer = "are refused" if args.no_truncation else "are cut to that, for every method"
+    print(f"note: {needs}, for which {fit} tokens leave room in the model's {positions} positions: "
+          f"longer ones {longer} (--max_length {fit})", file=sys.stderr)  # fmt: skip
+    args.max_length = fit
+    return replace(prompting, max_length=fit)
 
 
 def _examples(benchmark: Benchmark, args: Namespace, task: Task) -> Iterator[Example]:

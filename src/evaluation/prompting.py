@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import Benchmark, Example, Task
+from kvevict.engine import longest_prompt
 from kvevict.errors import InputError
+from kvevict.methods import Policy
 from kvevict.models.chat import ChatTemplate
 from kvevict.models.tokenizer import Tokenizer, added_tokens
 from kvevict.repetition import Repetition
+
+SPARE = 64  # tokens of an answer's prefix, and those that a text has more once it was cut
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ class Prompting:
             )
         return most
 
+    def leaving_positions(self, task: Task, policies: Sequence[Policy]) -> int:
+        """The most tokens of a prompt, a template's apart, behind which policies may have any of
+        its chunks repeated.
+        """
+        most = longest_prompt(policies, self.repetition(task), self.positions)
+        return most - self._around(task) - SPARE if most < self.positions else most
+
     def template(self, task: Task) -> ChatTemplate | None:
         """The chat template, where a task is asked in it."""
         return self.chat if task.chat or self.chat_everywhere else None
@@ -91,10 +103,7 @@ class Prompting:
         """
         template = self.template(task)
         context, question, answer_prefix = task.prompt(example.fields)
-        around = 0
-        if template:  # what it puts around a prompt beyond what the tokenizer would
-            empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
-            around = empty[0].total - empty[1].total
+        around = self._around(task, answer_prefix)
         fitting = self.positions - task.max_new_tokens
         most = min(self.max_prompt_tokens(task) + around, fitting)
         uncut = self._parts(context, question, answer_prefix, template)
@@ -118,6 +127,13 @@ class Prompting:
         cut = truncate(parts.compressed, most - len(parts.after))
         asked = min(parts.question, len(cut))
         return replace(parts, compressed=cut, question=asked, uncut=uncut.total)
+
+    def _around(self, task: Task, answer_prefix: str = "") -> int:
+        """What the template puts around a prompt beyond what the tokenizer would, in tokens."""
+        if not (template := self.template(task)):
+            return 0
+        empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
+        return empty[0].total - empty[1].total
 
     def _parts(
         self, context: str, question: str, answer_prefix: str, template: ChatTemplate | None

@@ -3,6 +3,7 @@
 from .batch import Batch
 from .decoding import decode, decode_all, decode_together, stream
 from .prefilling import prefill
+from .repeating import longest_prompt
 from .session import Decoder, Session
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_together",
+    "longest_prompt",
     "prefill",
     "stream",
 ]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from ..attention import RepeatedChunks, attend
 from ..attention.peaks import peak_weights
-from ..repetition import Chunk
+from ..methods import Policy
+from ..repetition import Chunk, Repetition
 from ..tensors import Tensor, namespace
 from .prompt_eviction import Eviction
 from .session import Decoder
@@ -77,6 +78,20 @@ def repeated_streams(
             if isinstance(statistic, RepeatedChunks) and statistic not in streams:
                 streams[statistic] = _stream(model, eviction, statistic, chunks)
     return streams
+
+
+def longest_prompt(policies: Iterable[Policy], repetition: Repetition, positions: int) -> int:
+    """The most tokens of a prompt that leave positions for what policies have repeated behind it.
+
+    All ``positions`` where none of them has anything repeated.
+    """
+    longest = positions
+    for policy in policies:
+        if policy.scorer.prompt_only and policy.entries(positions) < positions:
+            for statistic in policy.scorer.statistics(policy.shape(positions)):
+                if isinstance(statistic, RepeatedChunks):
+                    longest = min(longest, repetition.longest_prompt(statistic.size, positions))
+    return longest
 
 
 def _stream(

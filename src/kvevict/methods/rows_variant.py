@@ -36,6 +36,12 @@ class RowsScore(Scorer):
         shift: how many positions the pooled ones lie before those around the entry itself: an
             answer that is copied is read on from where it was found.
         pool: their ``mean`` or their ``max``.
+        tail: p; above 0 an attended entry lends its neighbours a share that falls with their
+            distance d as (1 + d / plateau)^-p, in place of ``kernel_size`` equal ones: the more
+            it is attended to, the farther that reaches. They sum up, or the highest counts
+            (``pool``).
+        plateau: of that share.
+        back, ahead: how far it goes, towards the prompt's begin and its end.
         project: multiply by ‖v_j W_O^g‖₂.
         renormalise: what leaving entry j out does to row i's output o_i when the other weights
             grow to a sum of 1 again: a_ij / (1 - a_ij) · ‖(v_j - o_i) W_O^g‖₂ in place of
@@ -53,6 +59,10 @@ class RowsScore(Scorer):
     kernel_size: int = 7
     shift: int = 0
     pool: Pool = "mean"
+    tail: float = 0.0
+    plateau: float = 1.0
+    back: int = 31
+    ahead: int = 31
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
@@ -61,8 +71,10 @@ class RowsScore(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_window(self.window_size or 1, self.kernel_size)
-        if min(self.skip, self.shift, self.recent, self.power) < 0:
-            raise InputError("skip, shift, recent and power must not be negative")
+        if min(self.skip, self.shift, self.recent, self.power, self.tail) < 0:
+            raise InputError("skip, shift, recent, power and tail must not be negative")
+        if min(self.back, self.ahead) < 0 or self.plateau <= 0:
+            raise InputError("back and ahead must not be negative, and plateau above 0")
         if not all(size.isdecimal() and int(size) for size in self.scales.split("+") if size):
             raise InputError(f"scales are sizes joined by +, not {self.scales!r}")
 
@@ -108,7 +120,21 @@ class RowsScore(Scorer):
             return weights.amax(dim=2)
         return weights.sum(dim=2) if self.norm == "l1" else (weights * weights).sum(dim=2).sqrt()
 
+    def _spread(self, scores: Tensor) -> Tensor:
+        """Each entry's part in what its neighbours are attended to."""
+        ns, (heads, n) = namespace(scores), scores.shape
+        inner = scores[:, : max(0, n - self.recent)]
+        # Entry j takes from j - ahead … j + back.
+        edges = [scores.new_zeros((heads, size)) for size in (self.ahead, self.back)]
+        near = ns.cat([edges[0], inner, edges[1]], dim=-1).unfold(-1, 1 + self.ahead + self.back, 1)
+        distance = ns.arange(-self.ahead, self.back + 1, device=scores.device).abs().float()
+        share = (1 + distance / self.plateau) ** -self.tail
+        mixed = near @ share if self.pool == "mean" else (near * share).amax(dim=-1)
+        return ns.cat([mixed, scores.new_zeros((heads, n - mixed.shape[-1]))], dim=-1)
+
     def _pooled(self, scores: Tensor) -> Tensor:
+        if self.tail:
+            return self._spread(scores)
         if self.shift:
             before = scores.new_zeros((scores.shape[0], self.shift))
             scores = namespace(scores).cat([before, scores], dim=-1)[:, : scores.shape[-1]]
@@ -151,6 +177,10 @@ class RowsVariant(Fade):
     norm: Norm = "l2"
     shift: int = 0
     pool: Pool = "mean"
+    tail: float = 0.0
+    plateau: float = 1.0
+    back: int = 31
+    ahead: int = 31
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
