@@ -98,7 +98,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         rates["bytes_per_s"],
         rates["flop_per_s"],
         weights,
-        weights + 4e6 if args.tiny else LIMIT_BYTES,
+        weights + 1e6 if args.tiny else LIMIT_BYTES,
         args.whole,
     )
 

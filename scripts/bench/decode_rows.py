@@ -181,7 +181,7 @@ def counted(setup: Setup, session: Session) -> dict:
         if event.self_device_time_total > 0
     ]
     products = sum(ms for name, _, ms in found if any(part in name for part in PRODUCTS))
-    attention = sum(ms for name, _, ms in found if name in ("_chunks", "_combine"))
+    attention = sum(ms for name, _, ms in found if name.startswith(("_chunks", "_combine")))
     kernels, busy = sum(count for _, count, _ in found), sum(ms for *_, ms in found)
     return {
         "kernels": kernels,

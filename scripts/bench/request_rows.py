@@ -110,13 +110,15 @@ def composed(
     prefills_s = count * statistics.median(prefill_s)
     steps_s = new * statistics.mean(step_ms) / 1e3
     floor_ms = setup.floor_ms(held - tails / 2)  # which are read as far as they are written
-    floor_s = count * setup_floor(setup) + new * floor_ms / 1e3
+    floor_prefill_s = setup_floor(setup)
+    floor_s = count * floor_prefill_s + new * floor_ms / 1e3
     return {
         "sequences": count,
         "new_tokens": new,
         "cache_gib": held / GIB,
         "peak_gb": setup.peak_bytes() / 1e9,
         "prefill_s": statistics.median(prefill_s),
+        "floor_prefill_s": floor_prefill_s,
         "step_ms": statistics.mean(step_ms),
         "floor_ms": floor_ms,
         "prefills_s": prefills_s,
