@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from ..attention import Statistic, WindowRows
 from ..errors import InputError
-from ..ops import projected_l2
+from ..ops import neighbours, projected_l2
 from ..tensors import Tensor, namespace
 from .base import LayerView, PromptShape, Scorer, Selector
 from .fade import Fade
-from .parts import TopK, check_window, pooled
+from .parts import TopK, check_window
 
 Norm = Literal["l2", "l1", "max"]
 Pool = Literal["mean", "max"]
@@ -122,36 +122,18 @@ class RowsScore(Scorer):
             return weights.amax(dim=2)
         return weights.sum(dim=2) if self.norm == "l1" else (weights * weights).sum(dim=2).sqrt()
 
-    def _spread(self, scores: Tensor) -> Tensor:
-        """Each entry's part in what its neighbours are attended to."""
-        ns, (heads, n) = namespace(scores), scores.shape
-        inner = scores[:, : max(0, n - self.recent)]
-        # Entry j takes from j - ahead … j + back.
-        edges = [scores.new_zeros((heads, size)) for size in (self.ahead, self.back)]
-        near = ns.cat([edges[0], inner, edges[1]], dim=-1).unfold(-1, 1 + self.ahead + self.back, 1)
-        distance = ns.arange(-self.ahead, self.back + 1, device=scores.device).abs().float()
-        share = (1 + distance / self.plateau) ** -self.tail
-        mixed = near @ share if self.pool == "mean" else (near * share).amax(dim=-1)
-        return ns.cat([mixed, scores.new_zeros((heads, n - mixed.shape[-1]))], dim=-1)
-
     def _pooled(self, scores: Tensor) -> Tensor:
-        if self.n_sink:
-            sinks = min(self.n_sink, scores.shape[-1])
-            none = scores.new_zeros((scores.shape[0], sinks))
-            scores = namespace(scores).cat([none, scores[:, sinks:]], dim=-1)
+        n, half, highest = scores.shape[-1], self.kernel_size // 2, self.pool == "max"
+        until = max(0, n - self.recent)
         if self.tail:
-            return self._spread(scores)
+            shares = self.tail, self.plateau, highest
+            return neighbours(scores, self.back, self.ahead, self.n_sink, until, *shares)
         if self.shift:
             before = scores.new_zeros((scores.shape[0], self.shift))
-            scores = namespace(scores).cat([before, scores], dim=-1)[:, : scores.shape[-1]]
-        if self.pool == "mean":
-            return pooled(scores, self.recent, self.kernel_size)
-        # The zeros that a mean has beyond both ends change no maximum.
-        n, half = scores.shape[-1], self.kernel_size // 2
-        edge = scores.new_zeros((scores.shape[0], half))
-        padded = namespace(scores).cat([edge, scores, edge], dim=-1)
-        shifted = [padded[:, shift : shift + n] for shift in range(self.kernel_size)]
-        return namespace(scores).stack(shifted).amax(dim=0)
+            scores = namespace(scores).cat([before, scores], dim=-1)[:, :n]
+        if highest:
+            return neighbours(scores, half, half, self.n_sink, highest=True)
+        return neighbours(scores, half, half, self.n_sink, until) / self.kernel_size
 
 
 def _changes(weights: Tensor, values: Tensor, w_o: Tensor) -> Tensor:
