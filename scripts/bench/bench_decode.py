@@ -86,7 +86,7 @@ REQUESTS = {
     "whole_requests_s": "run whole",
     "peak_gb": "peak 10⁹ bytes",
 }
-PRESS = RATE | {"prefill_s": "prefill s", "requests_s": "requests a second, 256 new tokens"}
+PEERS = {**RATE, "prefill_s": "prefill s", "requests_s": "requests a second, 256 new tokens"}
 LAUNCHES = {
     "kernels": "kernels a step",
     "a_layer": "a layer",
@@ -107,8 +107,8 @@ PARTS = {
     ),
     "requests": Part("Requests of {prompt:,} tokens", REQUESTS, request_rows.requests),
     "peer_steps": Part("transformers: a step at {tokens:,} tokens", STEP, peer_rows.steps),
-    "peer_rates": Part("transformers: prompts of {prompt:,} tokens", RATE, peer_rows.rates),
-    "kvpress": Part("kvpress: prompts of {prompt:,} tokens", PRESS, press_rows.rates),
+    "peer_rates": Part("transformers: prompts of {prompt:,} tokens", PEERS, peer_rows.rates),
+    "kvpress": Part("kvpress: prompts of {prompt:,} tokens", PEERS, press_rows.rates),
 }
 
 

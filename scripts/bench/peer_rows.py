@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import prefill_rows
 import torch
 from bench_setup import GIB, Setup
 from decode_rows import ROOM, WARM
@@ -16,6 +17,7 @@ from transformers import Cache, DynamicCache, StaticCache
 # Keys and values of a layer, repeated for every query head, where attention is given a mask: twice,
 # for a graph keeps memory of its own.
 REPEATED = 2
+ANSWER = 256  # new tokens of a request
 
 
 def steps(setup: Setup) -> Iterator[dict]:
@@ -42,11 +44,16 @@ def rates(setup: Setup) -> Iterator[dict]:
     one = setup.token_bytes * (setup.prompt + ROOM)
     room = setup.limit_bytes - weights(setup) - 2e9 * setup.on_gpu
     count = max(1, int(room / (one + REPEATED * group * one / setup.layers)))
+    run = prefill_rows.theirs(setup)
+    prefill_s = statistics.median(
+        run(torch.randint(0, config.vocab_size, (setup.prompt,)))["prefill_s"]
+        for _ in range(setup.repeats)
+    )
     while count:
         with limited(setup):
             try:
                 step_ms, held = compiled(setup, count, setup.prompt)
-                row = rate_row(setup, count, held, step_ms)
+                row = request_row(setup, count, held, step_ms, prefill_s)
             except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
                 if "memory" not in str(error):
                     raise
@@ -56,6 +63,14 @@ def rates(setup: Setup) -> Iterator[dict]:
         if "error" not in row:
             return
         count = count * 4 // 5
+
+
+def request_row(setup: Setup, count: int, held: float, step_ms: float, prefill_s: float) -> dict:
+    """A row of rates, with requests a second: of so many prompts read one after the other, and of
+    the answers' steps as they are at first."""
+    seconds = count * prefill_s + ANSWER * step_ms / 1e3
+    requests = {"prefill_s": prefill_s, "requests_s": count / seconds}
+    return {**rate_row(setup, count, held, step_ms), **requests}
 
 
 def release(setup: Setup) -> None:

@@ -16,11 +16,10 @@ import peer_rows
 import torch
 from bench_setup import Setup
 from decode_rows import ROOM
-from rate_rows import limited, most, rate_row
+from rate_rows import limited, most
 from transformers import DynamicCache
 
 KEPT = 0.2
-ANSWER = 256  # new tokens of the requests
 
 
 def rates(setup: Setup) -> Iterator[dict]:
@@ -47,10 +46,8 @@ def rates(setup: Setup) -> Iterator[dict]:
                 raise torch.cuda.OutOfMemoryError from None
             finally:
                 torch._dynamo.reset()
-            row = rate_row(setup, count, held, step_ms)
-            seconds = count * prefill_s + ANSWER * step_ms / 1e3
-            parts = {"kept": kept, "prefill_s": prefill_s, "requests_s": count / seconds}
-            return {**row, **parts}
+            row = peer_rows.request_row(setup, count, held, step_ms, prefill_s)
+            return {**row, "kept": kept}
 
         with limited(setup):
             one = setup.token_bytes * (kept + ROOM) * (1 + times / setup.layers)
