@@ -34,6 +34,7 @@ WINDOW, KERNEL, CHUNK = 32, 7, 2000
 def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
     """What kvpress keeps: the highest of the scores it makes, or all that it does not mask."""
     import torch
+    from kvpress.utils import compute_n_kept
     from transformers import DynamicCache
 
     scored: list[Any] = []
@@ -50,7 +51,7 @@ def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
         tokens = torch.tensor([ids], device=model.device)
         model.model(input_ids=tokens, past_key_values=DynamicCache())
     if of_scores:
-        count = max(1, int(len(ids) * (1 - press.compression_ratio)))
+        count = compute_n_kept(len(ids), press.compression_ratio)
         return {
             (layer, head, position)
             for layer, (scores,) in enumerate(scored)
@@ -135,7 +136,7 @@ def main() -> None:
         )
         prefix = loaded.repetition.prefix(ids)
         for session, policy in zip(sessions, chosen):
-            mine, other = ours(session), theirs(model, press_of(policy, prefix), ids)
+            mine, other = ours(session), theirs(model, press_of(policy, len(ids), prefix), ids)
             same.setdefault(policy.name, []).append((len(mine & other), len(other), len(mine)))
     print(f"{loaded.name}, {loaded.dtype}, {args.examples} prompts of {args.length} tokens")
     print("| method | kept here | by kvpress | by both | share |\n|---|---:|---:|---:|---:|")

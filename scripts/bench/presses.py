@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,16 +10,19 @@ from kvevict.methods import Policy
 Press = Any  # a kvpress.BasePress; kvpress is imported where one is made
 
 
-def press_of(policy: Policy, prefix: int) -> Press | None:
-    """The press of a policy's method at the policy's settings; None where kvpress has none.
+def press_of(policy: Policy, tokens: int, prefix: int) -> Press:
+    """The press of a policy's method at the policy's settings, for a context of ``tokens`` tokens.
+
+    It keeps as many entries as the policy does, whatever a share of them comes to in kvpress.
 
     Args:
-        policy: with a ``keep_ratio``.
+        policy: named as one of ``PRESSES``.
         prefix: tokens before the context. KVzip's authors keep them all, kvpress by ``n_sink``.
     """
-    make = PRESSES.get(policy.name)
-    evicted = math.nextafter(1 - policy.keep_ratio, 0)  # 1 - (1 - 0.2) keeps less than a fifth
-    return make(policy, evicted, prefix) if make else None
+    # kvpress rounds down what is kept, and under KVzip what is not.
+    spare = SPARE if policy.name == "kvzip" else -SPARE
+    evicted = max(0.0, tokens - policy.entries(tokens) + spare) / tokens
+    return PRESSES[policy.name](policy, evicted, prefix)
 
 
 def _snapkv(policy: Policy, evicted: float, prefix: int) -> Press:
@@ -75,6 +77,7 @@ def _plain(name: str) -> Callable[..., Press]:
     return plain
 
 
+SPARE = 1e-4  # entries, so that a product of floats does not fall short of a whole number
 PRESSES: dict[str, Callable[..., Press]] = {
     "snapkv": _snapkv,
     "adakv": _shared(_snapkv),

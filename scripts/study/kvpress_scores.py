@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts" / "bench")]
 
-from presses import press_of  # noqa: E402
+from presses import PRESSES, press_of  # noqa: E402
 
 from benchmarks import Example, Task  # noqa: E402
 from evaluation import arguments  # noqa: E402
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         of_run["policy"]["name"] = NAME + policy.name
         run = Run(Path(args.output_dir) / f"kvpress-{name}", {**of_run, **numerics}, rank)
         settings.append(Setting(policy, run))
-    settings = [one for one in settings if _has_press(one.policy)]
+    settings = [one for one in settings if one.policy.name in ("full", *PRESSES)]
     data = check_data(benchmark, args, wanted) if first else {}
     if first:
         for setting in settings:
@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = _model(checkpoint.source, dtype, place)
     processes.begin()
     pressing = _Pressing(model, prompting, set(checkpoint.eos_ids))
-    for keep in dict.fromkeys(one.policy.keep_ratio for one in settings):
-        own = [one for one in settings if one.policy.keep_ratio == keep]
+    for keep in dict.fromkeys(_kept(one.policy) for one in settings):
+        own = [one for one in settings if _kept(one.policy) == keep]
         for task in wanted:
             done = [one.run.done(task.name) for one in own]
             examples = list(chosen_examples(benchmark, args, task))
@@ -122,10 +122,9 @@ def _arguments(argv: Sequence[str] | None) -> tuple[Namespace, float]:
     return args, own.limit_s
 
 
-def _has_press(policy: Policy) -> bool:
-    if policy.name == "full":
-        return True
-    return policy.keep_ratio is not None and press_of(policy, 0) is not None
+def _kept(policy: Policy) -> float:
+    """A share, or entries of a head."""
+    return policy.budget or policy.keep_ratio
 
 
 def _model(source: str, dtype: str, place: Any) -> Any:
@@ -158,7 +157,9 @@ class _Pressing:
         groups: dict[int, list[tuple[int, Pressed, dict[str, Any]]]] = {}
         for number, policy in enumerate(policies):
             began = time.perf_counter()
-            press = None if policy.name == "full" else press_of(policy, repetition.prefix(ids))
+            press = None
+            if policy.name != "full":
+                press = press_of(policy, len(ids), repetition.prefix(ids))
             pressed = Pressed(self.model, press, ids)
             row = {
                 "id": example.id,
