@@ -153,8 +153,10 @@ def printed(answers: list[str]) -> str:
         (("--document", "{a}", "--save", "{a}.kv", "--method", "h2o"), "evicts while"),
         (("--document", "{a}", "--budget", "many"), "whole number"),
         (("--document", "{a}", "--method", "full", "--keep_ratio", "0.5"), "keeps everything"),
-        (("--document", "{long}"), "at most 2047 fit"),
-        (("--document", "{half}", "--method", "kvzip"), "the model's 2048 positions: shorten it"),
+        (("--document", "{long}"), "with what kvzip repeats behind them"),
+        (("--document", "{long}", "--method", "snapkv"), "and answers: at most 2047 fit"),
+        (("--document", "{half}"), "at most 987 fit in the model's 2048 positions with what kvzip"),
+        (("--document", "{half}"), "behind them; a method that repeats nothing takes 2047"),
     ],
 )
 def test_one_sentence_for_what_is_wrong(model_path, tmp_path, flags, sentence, capsys):
@@ -231,6 +233,12 @@ def test_marks_are_colours_on_a_terminal_that_has_them(monkeypatch):
         monkeypatch.setenv("NO_COLOR", "1")
         assert kept.marks(stream) == kept.BRACKETED
     os.close(controller)
+
+
+def test_the_longest_document_that_is_named_does_fit(model):
+    with pytest.raises(InputError, match="has 988 tokens, and at most 987 fit"):
+        Document.read(model, "x" * 986, policy("kvzip"))
+    assert Document.read(model, "x" * 985, policy("kvzip")).prompt.session.cache.seen == 987
 
 
 def test_a_document_without_text_is_refused(model):

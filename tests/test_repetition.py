@@ -49,6 +49,22 @@ def test_a_short_chunk_has_no_more_before_it_than_there_is(tokenizer) -> None:
     assert repetition.chunks([], 3) == []
 
 
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+@pytest.mark.parametrize("positions", [200, 501, 1000, 1500])
+@pytest.mark.parametrize("size", [1, 9, 300, 700])
+def test_the_longest_prompt_fits_with_any_of_its_chunks(tokenizer, template, positions, size):
+    repetition = Repetition.of(tokenizer, template and ChatTemplate(template, {}, "here"))
+    most = repetition.longest_prompt(size, positions)
+
+    def reach(tokens: int) -> int:
+        ids = tokenizer.encode("x" * tokens)
+        return tokens + max(len(chunk.ids) for chunk in repetition.chunks(ids, size))
+
+    assert reach(most) <= positions
+    if most - size >= size:  # of which a whole chunk is not the first
+        assert reach(most) == positions if size >= 8 else reach(most + 9) > positions
+
+
 def test_a_prompt_that_begins_otherwise_has_a_shorter_prefix(tokenizer) -> None:
     repetition = Repetition.of(tokenizer, ChatTemplate(TEMPLATE, {}, "here"))
     assert repetition.prefix(tokenizer.encode("<s>Be kind.\n")) == len("<s>Be ")

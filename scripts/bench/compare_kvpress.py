@@ -19,6 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
+from presses import press_of
+
 from kvevict import InputError, build, load
 from kvevict.backends import DTYPES, LoadedModel
 from kvevict.command import command, user_path
@@ -29,33 +31,10 @@ Entries = set  # of (layer, kv head, position)
 WINDOW, KERNEL, CHUNK = 32, 7, 2000
 
 
-def presses(evicted: float, prefix: int) -> dict[str, Any]:
-    """kvpress's by our names, at the settings of ours.
-
-    Args:
-        evicted: the share that goes.
-        prefix: tokens before the context. KVzip's authors keep them all, kvpress by ``n_sink``.
-    """
-    import kvpress
-
-    def snapkv() -> Any:
-        return kvpress.SnapKVPress(evicted, WINDOW, KERNEL)
-
-    return {
-        "snapkv": snapkv(),
-        "adakv": kvpress.AdaKVPress(snapkv()),
-        "tova": kvpress.TOVAPress(evicted),
-        "streamingllm": kvpress.StreamingLLMPress(evicted),
-        "keynorm": kvpress.KnormPress(evicted),
-        "keydiff": kvpress.KeyDiffPress(evicted),
-        "expected_attention": kvpress.ExpectedAttentionPress(evicted),
-        "kvzip": kvpress.KVzipPress(evicted, n_sink=max(4, prefix), chunk_size=CHUNK),
-    }
-
-
 def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
     """What kvpress keeps: the highest of the scores it makes, or all that it does not mask."""
     import torch
+    from kvpress.utils import compute_n_kept
     from transformers import DynamicCache
 
     scored: list[Any] = []
@@ -72,7 +51,7 @@ def theirs(model: Any, press: Any, ids: list[int]) -> Entries:
         tokens = torch.tensor([ids], device=model.device)
         model.model(input_ids=tokens, past_key_values=DynamicCache())
     if of_scores:
-        count = max(1, int(len(ids) * (1 - press.compression_ratio)))
+        count = compute_n_kept(len(ids), press.compression_ratio)
         return {
             (layer, head, position)
             for layer, (scores,) in enumerate(scored)
@@ -109,7 +88,7 @@ def prompts(model: LoadedModel, text: str, length: int, count: int) -> list[list
 
 
 def policies(keep_ratio: float) -> list[Policy]:
-    """Ours, in the order and at the settings of :func:`presses`."""
+    """Ours, of the methods that kvpress has too."""
     window = {"window_size": WINDOW, "kernel_size": KERNEL}
     own: dict[str, dict[str, Any]] = {
         "snapkv": window,
@@ -145,19 +124,20 @@ def main() -> None:
     loaded = load(args.model_path, args.dtype, args.device, "pytorch")
     model = loaded.model
     model.config.name_or_path = loaded.source  # where KVzip's press looks for a tokenizer
+    chosen = policies(args.keep_ratio)
     same: dict[str, list[tuple[int, int, int]]] = {}
     for ids in prompts(loaded, text, args.length, args.examples):
         sessions = prefill(
             loaded.decoder(),
             ids,
-            policies(args.keep_ratio),
+            chosen,
             record=True,
             repetition=loaded.repetition,
         )
-        others = presses(1 - args.keep_ratio, loaded.repetition.prefix(ids))
-        for session, (method, press) in zip(sessions, others.items()):
-            mine, other = ours(session), theirs(model, press, ids)
-            same.setdefault(method, []).append((len(mine & other), len(other), len(mine)))
+        prefix = loaded.repetition.prefix(ids)
+        for session, policy in zip(sessions, chosen):
+            mine, other = ours(session), theirs(model, press_of(policy, len(ids), prefix), ids)
+            same.setdefault(policy.name, []).append((len(mine & other), len(other), len(mine)))
     print(f"{loaded.name}, {loaded.dtype}, {args.examples} prompts of {args.length} tokens")
     print("| method | kept here | by kvpress | by both | share |\n|---|---:|---:|---:|---:|")
     for method, counts in same.items():

@@ -45,18 +45,22 @@ def main() -> None:
     parser.add_argument("--reference", default="laprox", help="its label in the table")
     parser.add_argument("--keep_ratio", type=float, help="this one alone")
     parser.add_argument("--fewest", type=int, default=1, help="examples of a task that counts")
+    parser.add_argument("--shared", action="store_true", help="the examples that all settings have")
     args = parser.parse_args()
     settings = _by_setting([result for path in args.scores for result in read_scores(path)])
+    if args.keep_ratio:
+        settings = {key: own for key, own in settings.items() if key[1] in (1.0, args.keep_ratio)}
+    if args.shared:
+        settings = _shared(settings)
     full = settings.pop(("full", 1.0))
     full = {part: scores for part, scores in full.items() if len(scores) >= args.fewest}
     totals: dict[str, list[float]] = defaultdict(list)
-    for keep in sorted({keep for _, keep in settings}, reverse=True):
-        if args.keep_ratio in (None, keep):
-            own = {label: scores for (label, at), scores in settings.items() if at == keep}
-            rows = _rows(full, own, args.reference)
-            for row in rows:
-                totals[row.label].append(row.total)
-            print(f"\n{keep:g} kept\n\n{_table(full, rows)}", flush=True)
+    for keep in sorted({keep for _, keep in settings} - {1.0}, reverse=True):
+        own = {label: scores for (label, at), scores in settings.items() if at == keep}
+        rows = _rows(full, own, args.reference)
+        for row in rows:
+            totals[row.label].append(row.total)
+        print(f"\n{keep:g} kept\n\n{_table(full, rows)}", flush=True)
     print("\nmean over shares\n")
     for label, own in sorted(totals.items(), key=lambda item: mean(item[1])):
         print(f"{mean(own):.3f} {label}")
@@ -72,6 +76,21 @@ def _by_setting(results: list[Any]) -> dict[tuple[str, float], Scores]:
         own = found[_label(policy, usual[policy["name"]]), keep]
         own.setdefault((result.task, result.data), {}).update(zip(result.ids, result.scores))
     return found
+
+
+def _shared(settings: dict[tuple[str, float], Scores]) -> dict[tuple[str, float], Scores]:
+    """What every setting has a score of, where some were stopped before others."""
+    first, *others = settings.values()
+    common = {
+        part: own.keys() & set.intersection(*(set(scores.get(part, ())) for scores in others))
+        for part, own in first.items()
+    }
+    return {
+        setting: {
+            part: {i: scores[part][i] for i in sorted(ids)} for part, ids in common.items() if ids
+        }
+        for setting, scores in settings.items()
+    }
 
 
 def _parts(policy: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from evaluation.launch import Processes
 from evaluation.policies import chosen_policies
 from evaluation.predict import Predictor
 from evaluation.progress import Progress
-from evaluation.prompting import Prompting
+from evaluation.prompting import prompting_for
 from evaluation.runs import Run
 from evaluation.summary import summarise, table
 from kvevict import environment, load
@@ -56,7 +56,7 @@ def evaluate(args: Namespace) -> None:
         args.dtype = None  # naming the default makes no other run
     checkpoint = read_checkpoint(args.model_path)
     check_framework(checkpoint, args.framework)
-    prompting = _prompting(args, chosen[0], checkpoint)
+    prompting = prompting_for(args, chosen, checkpoint, policies)
     for task in wanted:
         prompting.max_prompt_tokens(task)
     if first:
@@ -64,7 +64,7 @@ def evaluate(args: Namespace) -> None:
     numerics = {"dtype": dtype, "device": "cpu" if str(place) == "cpu" else "gpu"}
     parts = []
     for benchmark in chosen:
-        data = _check_data(benchmark, args, wanted) if first else {}
+        data = check_data(benchmark, args, wanted) if first else {}
         rank = processes.rank if processes.world > 1 else None
         runs = [
             Run(Path(args.output_dir) / name, {**settings, **numerics}, rank)
@@ -74,7 +74,7 @@ def evaluate(args: Namespace) -> None:
     if first and args.no_truncation:
         for part in parts:
             for task in wanted:
-                for example in _examples(part.benchmark, args, task):
+                for example in chosen_examples(part.benchmark, args, task):
                     prompting.tokens(task, example)
     model = model_identity(args.model_path, checkpoint.source)
     runs = [run for part in parts for run in part.runs]
@@ -128,23 +128,8 @@ def _decoder(loaded: LoadedModel, runs: list[Run]) -> Decoder:
     return decoder
 
 
-def _prompting(args: Namespace, benchmark: Benchmark, checkpoint: Checkpoint) -> Prompting:
-    if args.chat == "on" and checkpoint.chat is None:
-        raise InputError(f"--chat on: {args.model_path} has no chat template")
-    return Prompting(
-        benchmark,
-        checkpoint.tokenizer,
-        None if args.chat == "off" else checkpoint.chat,
-        chat_everywhere=args.chat == "on",
-        max_length=args.max_length or benchmark.longest_prompt(checkpoint.max_positions),
-        positions=checkpoint.max_positions,
-        truncate=not args.no_truncation,
-        compress=args.compress,
-        answer_prefix=args.answer_prefix == "on",
-    )
-
-
-def _examples(benchmark: Benchmark, args: Namespace, task: Task) -> Iterator[Example]:
+def chosen_examples(benchmark: Benchmark, args: Namespace, task: Task) -> Iterator[Example]:
+    """The examples of a task that are asked for."""
     examples = read_examples(benchmark, task, Path(args.data_dir))
     return islice(examples, args.start_idx, args.stop_idx)
 
@@ -163,7 +148,7 @@ def _make_data(
         benchmark.make(folder, wanted, benchmark.length, checkpoint.tokenizer)
 
 
-def _check_data(benchmark: Benchmark, args: Namespace, wanted: list[Task]) -> dict[str, str]:
+def check_data(benchmark: Benchmark, args: Namespace, wanted: list[Task]) -> dict[str, str]:
     """Read all that will be run once; the SHA-256 of each task's file."""
     found = {}
     for task in wanted:
@@ -185,7 +170,7 @@ def _run_task(
 ) -> int:
     """Predict this process's share of one task; how many examples that were."""
     todo = [(run, policy, run.done(task.name)) for run, policy in zip(part.runs, policies)]
-    examples = _examples(part.benchmark, args, task)
+    examples = chosen_examples(part.benchmark, args, task)
     pending = [e for e in examples if any(e.id not in done for *_, done in todo)]
     own = processes.share(pending, neighbours=args.compress == "context")
     share = f" (1 of {processes.world})" if processes.world > 1 else ""

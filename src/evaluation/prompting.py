@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import Benchmark, Example, Task
 from benchmarks.benchmark import Prompt
+from kvevict.engine import longest_prompt
 from kvevict.errors import InputError
+from kvevict.methods import Policy
 from kvevict.models.chat import ChatTemplate
+from kvevict.models.checkpoint import Checkpoint
 from kvevict.models.tokenizer import Tokenizer, added_tokens
 from kvevict.repetition import Repetition
+
+SPARE = 64  # tokens of an answer's prefix, and those that a text has more once it was cut
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,13 @@ class Prompting:
             )
         return most
 
+    def leaving_positions(self, task: Task, policies: Sequence[Policy]) -> int:
+        """The most tokens of a prompt, a template's apart, behind which policies may have any of
+        its chunks repeated.
+        """
+        most = longest_prompt(policies, self.repetition(task), self.positions)
+        return most - self._around(task) - SPARE if most < self.positions else most
+
     def template(self, task: Task) -> ChatTemplate | None:
         """The chat template, where a task is asked in it."""
         return self.chat if task.chat or self.chat_everywhere else None
@@ -94,10 +109,7 @@ class Prompting:
         """
         template = self.template(task)
         context, question, answer_prefix = self._texts(task, example)
-        around = 0
-        if template:  # what it puts around a prompt beyond what the tokenizer would
-            empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
-            around = empty[0].total - empty[1].total
+        around = self._around(task, answer_prefix)
         fitting = self.positions - task.max_new_tokens
         most = min(self.max_prompt_tokens(task) + around, fitting)
         uncut = self._parts(context, question, answer_prefix, template)
@@ -121,6 +133,13 @@ class Prompting:
         cut = truncate(parts.compressed, most - len(parts.after))
         asked = min(parts.question, len(cut))
         return replace(parts, compressed=cut, question=asked, uncut=uncut.total)
+
+    def _around(self, task: Task, answer_prefix: str = "") -> int:
+        """What the template puts around a prompt beyond what the tokenizer would, in tokens."""
+        if not (template := self.template(task)):
+            return 0
+        empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
+        return empty[0].total - empty[1].total
 
     def reference(self, task: Task, example: Example) -> list[int]:
         """The tokens of the first reference answer as it follows the prompt, its first ones where
@@ -168,6 +187,58 @@ class Prompting:
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, special_tokens=False)
+
+
+def prompting_for(
+    args: Namespace, chosen: list[Benchmark], checkpoint: Checkpoint, policies: list[Policy]
+) -> Prompting:
+    """How the prompts of a run are made.
+
+    Where a policy needs positions behind a prompt, they are shorter, and ``args.max_length`` says
+    how long, for all policies read the same ones and it is one of their settings.
+    """
+    benchmark = chosen[0]
+    if args.chat == "on" and checkpoint.chat is None:
+        raise InputError(f"--chat on: {args.model_path} has no chat template")
+    prompting = Prompting(
+        benchmark,
+        checkpoint.tokenizer,
+        None if args.chat == "off" else checkpoint.chat,
+        chat_everywhere=args.chat == "on",
+        max_length=args.max_length or benchmark.longest_prompt(checkpoint.max_positions),
+        positions=checkpoint.max_positions,
+        truncate=not args.no_truncation,
+        compress=args.compress,
+        answer_prefix=args.answer_prefix == "on",
+    )
+    fit = _leaving_positions(args, chosen, prompting, policies)
+    if fit is None:
+        return prompting
+    args.max_length = fit
+    return replace(prompting, max_length=fit)
+
+
+def _leaving_positions(
+    args: Namespace, chosen: list[Benchmark], prompting: Prompting, policies: list[Policy]
+) -> int | None:
+    """The longest prompts that leave positions for what policies repeat; None if all do."""
+    wanted = prompting.benchmark.resolve(args.task)
+    fit = min(prompting.leaving_positions(task, policies) for task in wanted)
+    made = max(benchmark.length or prompting.max_length for benchmark in chosen)
+    if min(made, prompting.max_length) <= fit:
+        return None
+    positions = prompting.positions
+    names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
+    needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
+    if fit < 1:
+        raise InputError(
+            f"{needs}, which leaves no room for one in the model's {positions} positions: set a "
+            "smaller chunk_size"
+        )
+    longer = "are refused" if args.no_truncation else "are cut to that, for every method"
+    print(f"note: {needs}, for which {fit} tokens leave room in the model's {positions} positions: "
+          f"longer ones {longer} (--max_length {fit})", file=sys.stderr)  # fmt: skip
+    return fit
 
 
 def truncate(token_ids: list[int], limit: int) -> list[int]:

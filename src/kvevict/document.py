@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import saved
 from .backends import LoadedModel
-from .engine import prefill, stream
+from .engine import longest_prompt, prefill, stream
 from .engine.session import Decoder
 from .errors import InputError
 from .methods import Policy, describe
@@ -88,14 +88,26 @@ class Document:
     def _of_tokens(
         cls, model: LoadedModel, decoder: Decoder, ids: list[int], policy: Policy
     ) -> Document:
-        if len(ids) >= model.max_positions:
-            raise InputError(
-                f"the document has {len(ids)} tokens, and the model has {model.max_positions} "
-                f"positions for document, questions and answers: at most {model.max_positions - 1} "
-                "fit"
-            )
+        _check_length(model, len(ids), policy)
         (session,) = prefill(decoder, ids, [policy], record=True, repetition=model.repetition)
         return cls(model, decoder, SavedPrompt(session, ids, describe(policy), model.identity))
+
+
+def _check_length(model: LoadedModel, tokens: int, policy: Policy) -> None:
+    """Refuse a document that leaves no positions for a question, or for what ``policy`` repeats."""
+    positions = model.max_positions
+    most = positions - 1
+    fit = min(most, longest_prompt([policy], model.repetition, positions))
+    if tokens <= fit:
+        return
+    if fit == most:
+        room = f"the model has {positions} positions for document, questions and answers"
+        raise InputError(f"the document has {tokens} tokens, and {room}: at most {fit} fit")
+    others = f"; a method that repeats nothing takes {most}" if tokens <= most else ""
+    raise InputError(
+        f"the document has {tokens} tokens, and at most {fit} fit in the model's {positions} "
+        f"positions with what {policy.name} repeats behind them{others}"
+    )
 
 
 class Conversation:

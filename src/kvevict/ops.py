@@ -185,6 +185,43 @@ def uniform(keys: list[int] | Callable[[Tensor], Tensor], length: int, like: Ten
     return ((x // 2**9).to(ns.float32) + 0.5) * 2.0**-23
 
 
+def neighbours(
+    scores: Tensor,
+    back: int,
+    ahead: int,
+    since: int = 0,
+    until: int | None = None,
+    tail: float = 0.0,
+    plateau: float = 1.0,
+    highest: bool = False,
+) -> Tensor:
+    """What neighbours lend each position: Σ_d, or max_d, s_{j-d} (1 + |d|/plateau)^-tail.
+
+    Args:
+        scores: float32 ``[..., n]``, not negative.
+        back, ahead: d goes from ``-back`` to ``ahead``: a position lends so many before and behind.
+        since, until: those before and from there on lend nothing; from there on they take nothing.
+        highest: the highest share in place of the sum.
+    """
+    *lead, n = scores.shape
+    until = n if until is None else until
+    if gpu := kernels(scores):
+        rows = scores.reshape(-1, n).contiguous()
+        lent = gpu.neighbours(rows, back, ahead, since, until, tail, plateau, highest)
+        return lent.reshape(*lead, n)
+    ns, since = namespace(scores), min(since, until)
+    before = scores.new_zeros((*lead, ahead + since))
+    padded = ns.cat([before, scores[..., since:until], scores.new_zeros((*lead, back))], dim=-1)
+    mixed = None
+    for place, distance in enumerate(range(ahead, -back - 1, -1)):
+        part = padded[..., place : place + until]
+        part = part * (1 + abs(distance) / plateau) ** -tail if tail else part
+        if mixed is not None:
+            part = ns.maximum(mixed, part) if highest else mixed + part
+        mixed = part
+    return ns.cat([mixed, scores.new_zeros((*lead, n - until))], dim=-1)
+
+
 def projected_l2(values: Tensor, w_o: Tensor) -> Tensor:
     """‖v_j W_O^g‖₂, float32 ``[kv_heads, group, N]``.
 

@@ -65,6 +65,17 @@ class Repetition:
         """How many of a prompt's first tokens are none of its context."""
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.before)))
 
+    def longest_prompt(self, size: int, positions: int) -> int:
+        """The most tokens of a prompt that leave positions for any of its chunks.
+
+        Args:
+            size: tokens of a chunk.
+            positions: of the model.
+        """
+        asked = max(len(self.first), len(self.later) + LAST_TOKENS) + len(self.header)
+        left = positions - asked
+        return max(left - size, left // 2)  # half, where the prompt is one short chunk
+
     def chunks(self, ids: list[int], size: int) -> list[Chunk]:
         """A prompt's context in chunks of ``size`` tokens, the last one shorter."""
         begin, found = self.prefix(ids), []

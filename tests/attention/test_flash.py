@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="Paddle has no tensors that say they
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 from kvevict import ops  # noqa: E402
-from kvevict.attention import ColumnStatistic, attend  # noqa: E402
+from kvevict.attention import ColumnStatistic, attend, attend_behind, flash  # noqa: E402
 from kvevict.attention.cached import attend_cached  # noqa: E402
 from kvevict.cache import LayerCache  # noqa: E402
 
@@ -33,6 +33,32 @@ def test_what_the_kernels_take(monkeypatch, capability, dtype, head_dim, taken) 
             q = torch.empty(1, 2, 5, head_dim, dtype=getattr(torch, dtype), device=device)
             expected = taken and device == "cuda" and capability >= (8, 0)
             assert ops.flash_applies(q) == expected
+
+
+def cpu_flash(q, k, v, causal):
+    """PyTorch's flash attention for the CPU, in place of the GPU's: also with the log-sum-exp."""
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 40.0])
+@pytest.mark.parametrize("keys", [1, 50, 333])
+def test_two_parts_of_attention_are_joined_as_one(monkeypatch, keys, scale) -> None:
+    monkeypatch.setattr(flash, "_torch", cpu_flash)
+    q, k, v, own_k, own_v = (
+        scale * torch.randn(1, heads, tokens, 64)
+        for heads, tokens in ((6, 90), (2, keys), (2, keys), (2, 90), (2, 90))
+    )
+    got = flash.attend_behind(q, k, v, own_k, own_v)
+    every, values = (torch.cat(pair, dim=2).double() for pair in ((k, own_k), (v, own_v)))
+    every, values = (x.repeat_interleave(3, dim=1) for x in (every, values))
+    scores = q.double() @ every.mT / 8
+    future = torch.ones(90, keys + 90, dtype=torch.bool).triu(keys + 1)
+    expected = scores.masked_fill(future, -torch.inf).softmax(-1) @ values
+    limits = {"rtol": 1e-3, "atol": 1e-3 * scale}
+    torch.testing.assert_close(got.double(), expected, **limits)
+    plain = attend_behind(q, k, v, own_k, own_v)
+    torch.testing.assert_close(plain.double(), expected, **limits)
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -254,17 +255,41 @@ def test_questions_on_one_context_share_its_compressed_cache(
         assert row["full_cache_bytes"] == len(ids) * tiny.KV_HEADS * tiny.LAYERS * tiny.ENTRY_BYTES
 
 
-def test_a_prompt_that_leaves_no_positions_to_repeat_it_is_told(evaluate, tmp_path):
-    text = {"context": "x" * 1200, "input": "y", "answer": "1"}
+@pytest.mark.parametrize("mode", ["prompt", "context"])
+def test_prompts_leave_positions_for_what_is_repeated_behind_them(
+    evaluate, predictions, tmp_path, mode
+):
+    text = {"context": "x" * 1900, "input": "y", "answer": "1"}
     tiny.write_lines(tmp_path / "data" / "passkey.jsonl", {**text, "context": "x" * 600}, text)
-    flags = [f"--data_dir={tmp_path / 'data'}", "--task=passkey", "--method=kvzip"]
-    error = evaluate(*flags, "--compress=context", status=2)
-    assert "error: passkey, example 1: kvzip: a prompt of 1" in error
-    assert f"of the model's {tiny.POSITIONS} positions: shorten it" in error
-    (done,) = (tmp_path / "out").glob("*/preds_passkey.jsonl")
-    assert [row["id"] for row in rows(done)] == [0]
-    evaluate(*flags, "--compress=context", "--max_length=700")
-    evaluate(*flags, "--max_length=700")
+    flags = [f"--data_dir={tmp_path / 'data'}", "--task=passkey", f"--compress={mode}"]
+    both = [*flags, "--method=full,kvzip", "--keep_ratio=0.2"]
+    error = evaluate(*both, "--no_truncation", status=2)
+    assert "passkey, example 1: the prompt has" in error and not (tmp_path / "out").exists()
+
+    error = evaluate(*both)
+    (fit,) = re.findall("kvzip repeats chunks of a prompt behind it, for which ([0-9]+)", error)
+    fit = int(fit)
+    (lengths,) = {
+        tuple(row["prompt_tokens"] for row in rows(path))
+        for path in (tmp_path / "out").glob("*/stats_passkey.jsonl")
+    }
+    assert lengths[0] < 900 < lengths[1] == fit
+    assert {json.loads(path.read_text())["settings"]["max_length"]
+            for path in (tmp_path / "out").glob("*/run.json")} == {fit}  # fmt: skip
+    found = predictions("full")
+    shutil.rmtree(tmp_path / "out")
+    assert "repeats" not in evaluate(*flags, "--method=full", f"--max_length={fit}")
+    assert predictions() == found
+    # Whole where a chunk is no longer than that, and no shorter than has to be.
+    assert "repeats" not in evaluate(*both, f"--max_length={fit}")
+    assert f"which {fit} tokens" in evaluate(*both, f"--max_length={fit + 1}")
+
+
+def test_a_model_without_room_for_a_chunk_is_refused(evaluate, tmp_path):
+    path = tiny.write_llama(tmp_path / "short", max_position_embeddings=180)
+    error = evaluate(f"--model_path={path}", "--method=kvzip", "--task=passkey", status=2)
+    assert "leaves no room for one in the model's 180 positions" in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_full_cache_is_the_same_in_both_modes(evaluate, predictions):

@@ -140,3 +140,29 @@ def test_the_check_of_a_gpu_names_what_is_fused(capfd):
     assert f"device     {claimed.NAME}, compute capability (8, 0)" in told
     for dtype in ("bfloat16", "float16"):
         assert f"fused      in {dtype}: {', '.join(arithmetic.NAMES.values())}\n" in told
+
+
+def test_a_repeated_context_goes_through_flash_attention(model, monkeypatch):
+    """KVzip's second reading, by two calls a chunk: beside framework operations."""
+    policy = build("kvzip", keep_ratio=0.3, min_eviction_seqlen=0, chunk_size=90)
+    ids = [(i * i * 31 + 7 * i) % 250 + 2 for i in range(200)]
+
+    def kept() -> list[set]:
+        (session,) = prefill(
+            model.decoder(), ids, [policy], record=True, repetition=model.repetition
+        )
+        found = []
+        for layer in session.cache.layers:
+            ends = np.cumsum(layer.lengths)[:-1]
+            found += [set(own.tolist()) for own in np.split(layer.positions.numpy(), ends)]
+        return found
+
+    before = claimed.called["flash_attn"]
+    got = kept()
+    chunks, layers = 3, 2
+    # Each layer's prompt, and of all but the last the chunks.
+    assert claimed.called["flash_attn"] - before == layers + 2 * chunks * (layers - 1)
+    monkeypatch.setattr("kvevict.attention.flash_applies", lambda q: False)
+    expected = kept()
+    same = sum(len(a & b) for a, b in zip(got, expected))
+    assert same > 0.97 * sum(map(len, expected))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ops import flash_applies
-from ..tensors import Tensor
+from ..tensors import Tensor, namespace
 from . import blockwise, flash
 from .base import (
     ColumnStatistic,
@@ -27,6 +27,7 @@ __all__ = [
     "Weights",
     "WindowRows",
     "attend",
+    "attend_behind",
 ]
 
 
@@ -63,3 +64,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[Weights, ...] = ()
     for statistic in rows:
         output.columns[statistic] = blockwise.window_rows(q, k, output.lse, statistic)
     return output
+
+
+def attend_behind(q: Tensor, k: Tensor, v: Tensor, own_k: Tensor, own_v: Tensor) -> Tensor:
+    """Attention of tokens behind a prompt: over all of its keys, and causally over their own.
+
+    Args:
+        q: ``[batch, query_heads, tokens, head_dim]``.
+        k, v: the prompt's, ``[batch, kv_heads, keys, head_dim]``.
+        own_k, own_v: ``[batch, kv_heads, tokens, head_dim]``.
+
+    Returns:
+        ``[batch, query_heads, tokens, head_dim]``.
+    """
+    if flash_applies(q):
+        return flash.attend_behind(q, k, v, own_k, own_v)
+    cat = namespace(k).cat
+    return attend(q, cat([k, own_k], dim=2), cat([v, own_v], dim=2)).out

@@ -19,12 +19,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     Takes float16 and bfloat16 tensors on a GPU, all rows of the prompt at once.
     """
     check(q, k, v)
-    forward = _paddle if namespace(q).__name__ == "paddle" else _torch
-    out, lse = forward(q, k, v)
+    out, lse = _forward(q, k, v, causal=True)
     return Output(out, lse, {s: column(q, k, lse, s) for s in statistics})
 
 
-def _paddle(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def attend_behind(q: Tensor, k: Tensor, v: Tensor, own_k: Tensor, own_v: Tensor) -> Tensor:
+    """As :func:`kvevict.attention.attend_behind`: either part by itself, joined by their sums."""
+    check(q, own_k, own_v)
+    out, lse = _forward(q, k, v, causal=False)
+    own, own_lse = _forward(q, own_k, own_v, causal=True)
+    share = (own_lse - lse).sigmoid().unsqueeze(-1)  # of all weights, those on the own keys
+    return (out.float() + (own.float() - out.float()) * share).to(q.dtype)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp; if not ``causal``, of any number of keys."""
+    forward = _paddle if namespace(q).__name__ == "paddle" else _torch
+    return forward(q, k, v, causal)
+
+
+def _paddle(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """FlashAttention-2 of Paddle; it wants ``[batch, tokens, heads, head_dim]``."""
     from paddle.nn.functional import flashmask_attention
 
@@ -32,14 +46,14 @@ def _paddle(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         q.swapaxes(1, 2),
         k.swapaxes(1, 2),
         v.swapaxes(1, 2),
-        causal=True,
+        causal=causal,
         return_softmax_lse=True,
         training=False,
     )
     return out.swapaxes(1, 2), lse[:, :, : q.shape[2]]  # it pads the rows
 
 
-def _torch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _torch(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """PyTorch's public function gives no log-sum-exp; the operators under it do."""
     import torch
 
@@ -48,8 +62,8 @@ def _torch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         (10, 0),
     ):  # where PyTorch too prefers cuDNN's, far ahead
         out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-            q, k, v, None, True, 0.0, True
+            q, k, v, None, True, 0.0, causal
         )
         return out, lse.reshape(q.shape[:3])
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)
     return out, lse

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..attention import RepeatedChunks, attend
+from ..attention import RepeatedChunks, attend_behind
 from ..attention.peaks import peak_weights
-from ..repetition import Chunk
+from ..methods import Policy
+from ..repetition import Chunk, Repetition
 from ..tensors import Tensor, namespace
 from .prompt_eviction import Eviction
 from .session import Decoder
@@ -45,9 +46,7 @@ class RepeatedStream:
             q, own_k, own_v = self.model.project(layer, hidden, self.n)
             peaks[:, chunk.start : chunk.stop] = self._peaks(q, k, own_k, chunk)
             if layer < self.model.layers - 1:
-                cat = namespace(k).cat
-                whole = cat([k, own_k], dim=2), cat([v, own_v], dim=2)
-                mixed = attend(q, *whole).out.swapaxes(1, 2).flatten(2)
+                mixed = attend_behind(q, k, v, own_k, own_v).swapaxes(1, 2).flatten(2)
                 self._hidden[number] = self.model.finish_layer(layer, hidden, mixed)
         return peaks
 
@@ -77,6 +76,20 @@ def repeated_streams(
             if isinstance(statistic, RepeatedChunks) and statistic not in streams:
                 streams[statistic] = _stream(model, eviction, statistic, chunks)
     return streams
+
+
+def longest_prompt(policies: Iterable[Policy], repetition: Repetition, positions: int) -> int:
+    """The most tokens of a prompt that leave positions for what policies have repeated behind it.
+
+    All ``positions`` where none of them has anything repeated.
+    """
+    longest = positions
+    for policy in policies:
+        if policy.scorer.prompt_only and policy.entries(positions) < positions:
+            for statistic in policy.scorer.statistics(policy.shape(positions)):
+                if isinstance(statistic, RepeatedChunks):
+                    longest = min(longest, repetition.longest_prompt(statistic.size, positions))
+    return longest
 
 
 def _stream(

@@ -9,6 +9,7 @@ from .chunks import Chunks, count_chunks
 from .columns import column_statistic
 from .decode import decode_attention
 from .layer import add_rms_norm, append, gated, rms_norm, turn, turn_and_append
+from .neighbours import neighbours
 from .projection import quadratic_norms
 from .selection import positions, take, take_joined, top_k, uniform
 
@@ -20,6 +21,7 @@ __all__ = [
     "count_chunks",
     "decode_attention",
     "gated",
+    "neighbours",
     "positions",
     "quadratic_norms",
     "rms_norm",
