@@ -21,8 +21,10 @@ import math
 
 from ..tensors import Tensor, namespace
 from .chunks import KEYS, LONGEST, Chunks
+from .codes import numbers
 from .runtime import LOG2_E, check_heads, row_major, tl, triton
 
+PROGRAM = {"STAGES": 3, "num_warps": 4}
 NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
 
 
@@ -34,6 +36,8 @@ def decode_attention(
     capacity: int,
     places: Tensor | None = None,
     kv_dtype: str | None = None,
+    config: dict | None = None,
+    parts: int | None = None,
 ) -> Tensor:
     """Attention of the newest tokens over compacted prompts and the tokens decoded since.
 
@@ -81,19 +85,21 @@ def decode_attention(
         tail_chunks,
         *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, SEQUENCE=kv_heads // sequences,
         ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, TAIL=LONGEST,
-        KIND=kv_dtype or "", num_warps=4, num_stages=3,
+        KIND=kv_dtype or "", PTX=isinstance(_chunks, triton.JITFunction), **{**PROGRAM, **(config or {})},
     )  # fmt: skip
+    if parts is None:
+        parts = min(64, max(8, triton.next_power_of_2(triton.cdiv(slots, kv_heads))))
     _combine[(kv_heads * rows,)](
         partial, partial_lse, table, places, firsts, out, kv_heads, rows, *chunks, tail_chunks,
-        **sizes, num_warps=8,
+        **sizes, PARTS=parts, num_warps=max(1, parts // 8),
     )  # fmt: skip
     return out
 
 
 @triton.jit
-def _address(table, which, head, kv_heads, like):
-    """One of a head's addresses as a pointer to entries of ``like``'s type."""
-    address = tl.load(table + which * kv_heads + head).to(tl.pointer_type(like.dtype.element_ty))
+def _address(table, which, head, kv_heads, dtype: tl.constexpr):
+    """One of a head's addresses as a pointer to numbers of this type."""
+    address = tl.load(table + which * kv_heads + head).to(tl.pointer_type(dtype))
     return tl.multiple_of(address, 16)  # so that entries are loaded whole
 
 
@@ -111,7 +117,7 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
             prefix_chunks, tail_chunks, q_head, q_token, log2_scale, PLACED: tl.constexpr,
             KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr, GROUP: tl.constexpr,
             D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, TAIL: tl.constexpr,
-            KIND: tl.constexpr):  # fmt: skip
+            KIND: tl.constexpr, PTX: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     slot = tl.program_id(0)
     row = tl.arange(0, ROWS)
     token = row % new
@@ -140,91 +146,119 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
         part = 2
 
     head = kv_head * GROUP + row // new
+    rows = slot.to(tl.int64) * (GROUP * new) + row
+    inside = row < GROUP * new
+    if KIND != "":
+        if slot < prefix_chunks:
+            first, second, total, peak = _attend_codes(
+                q + head[:, None] * q_head + token[:, None] * q_token, inside[:, None], table,
+                kv_head, kv_heads, begin, end, log2_scale, D, ROWS, KEYS, KIND, PTX, STAGES,
+            )  # fmt: skip
+            share = 1.0 / tl.where(total > 0, total, 1.0)[:, None]
+            at = partial + rows[:, None] * D + 2 * tl.arange(0, D // 2)[None, :]
+            tl.store(at, first * share, mask=inside[:, None])
+            tl.store(at + 1, second * share, mask=inside[:, None])
+            lse = tl.where(total > 0, peak + tl.log2(total), float("-inf"))
+            tl.store(partial_lse + rows, lse, mask=inside)
+            return
     q_tile = tl.load(q + head[:, None] * q_head + token[:, None] * q_token + d[None, :],
-                     mask=(row < GROUP * new)[:, None], other=0.0)  # fmt: skip
-    if KIND == "":
-        mixed, total, peak = _attend(q_tile, q, table, part, kv_head, kv_heads, begin, end, visible,
-                                     log2_scale, D, ROWS, KEYS, "")  # fmt: skip
-    elif slot < prefix_chunks:
-        mixed, total, peak = _attend(q_tile, q, table, 0, kv_head, kv_heads, begin, end, visible,
-                                     log2_scale, D, ROWS, KEYS, KIND)  # fmt: skip
-    else:
-        mixed, total, peak = _attend(q_tile, q, table, 2, kv_head, kv_heads, begin, end, visible,
-                                     log2_scale, D, ROWS, KEYS, "")  # fmt: skip
+                     mask=inside[:, None], other=0.0)  # fmt: skip
+    mixed, total, peak = _attend(q_tile, q, table, part, kv_head, kv_heads, begin, end, visible,
+                                 log2_scale, D, ROWS, KEYS, STAGES if KIND == "" else 2)  # fmt: skip
     seen = total > 0
     mixed = mixed / tl.where(seen, total, 1.0)[:, None]
-    at = slot.to(tl.int64) * (GROUP * new) + row
-    inside = row < GROUP * new
-    tl.store(partial + at[:, None] * D + d[None, :], mixed, mask=inside[:, None])
-    tl.store(partial_lse + at, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
+    tl.store(partial + rows[:, None] * D + d[None, :], mixed, mask=inside[:, None])
+    tl.store(partial_lse + rows, tl.where(seen, peak + tl.log2(total), float("-inf")), mask=inside)
 
 
 @triton.jit
 def _attend(q_tile, q, table, part, kv_head, kv_heads, begin, end, visible, log2_scale,
             D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-            KIND: tl.constexpr):  # fmt: skip
+            STAGES: tl.constexpr):  # fmt: skip
     """The rows of a tile over a head's entries from ``begin`` to ``end``, KEYS at a time.
 
     Returns:
         The weighted values ``[ROWS, D]``, the weights' sums and the highest scores, in powers of 2,
         that both are relative to.
     """
-    keys = _address(table, part, kv_head, kv_heads, q)
-    values = _address(table, part + 1, kv_head, kv_heads, q)
-    if KIND != "":
-        keys = tl.multiple_of(keys.to(tl.pointer_type(tl.int8)), 16)
-        values = tl.multiple_of(values.to(tl.pointer_type(tl.int8)), 16)
-        key_scales = tl.load(table + 5 * kv_heads + kv_head).to(tl.pointer_type(tl.float16))
-        key_scales = tl.multiple_of(key_scales, 16)
-        value_scales = tl.load(table + 6 * kv_heads + kv_head).to(tl.pointer_type(tl.float16))
+    keys = _address(table, part, kv_head, kv_heads, q.dtype.element_ty)
+    values = _address(table, part + 1, kv_head, kv_heads, q.dtype.element_ty)
     d = tl.arange(0, D)
-    if KIND != "":  # a group ahead, for the first product waits for them
-        of_channels = tl.load(key_scales + begin // KEYS * D + d, mask=(d < D) & (begin < end))
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, D], tl.float32)
-    for start in range(begin, end, KEYS):
+    for start in tl.range(begin, end, KEYS, num_stages=STAGES):
         key = start + tl.arange(0, KEYS)
         inside = (key < end)[:, None]
         entry = key[:, None] * D + d[None, :]
-        k = tl.load(keys + entry, mask=inside, other=0)
-        if KIND == "":
-            scaled = q_tile
-        else:
-            k = _number(k, KIND, q_tile)
-            of_entries = tl.load(value_scales + key, mask=key < end, other=0.0).to(tl.float32)
-            scaled = (q_tile * of_channels[None, :].to(tl.float32)).to(q_tile.dtype)
-            following = key_scales + (start // KEYS + 1) * D + d
-            of_channels = tl.load(following, mask=(d < D) & (start + KEYS < end))
-        scores = tl.dot(scaled, k.T) * log2_scale
+        k = tl.load(keys + entry, mask=inside, other=0.0)
+        scores = tl.dot(q_tile, k.T) * log2_scale
         scores = tl.where(key[None, :] < visible[:, None], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        # A row that sees nothing yet would give -inf less -inf.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - base[:, None])
-        shrink = tl.exp2(peak - base)
-        total = total * shrink + tl.sum(weights, axis=1)
-        v = tl.load(values + entry, mask=inside, other=0)
-        if KIND != "":
-            v = _number(v, KIND, q_tile)
-            weights = weights * of_entries[None, :]
+        weights, shrink, peak, total = _weights(scores, peak, total)
+        v = tl.load(values + entry, mask=inside, other=0.0)
         mixed = tl.dot(weights.to(v.dtype), v, acc=mixed * shrink[:, None])
-        peak = higher
     return mixed, total, peak
 
 
 @triton.jit
-def _number(codes, KIND: tl.constexpr, like):
-    """Codes in ``like``'s type."""
-    if KIND == "fp8":  # from float16 to bfloat16 at once would take the GPU's slowest units
-        codes = codes.to(tl.float8e4nv, bitcast=True).to(tl.float16).to(tl.float32)
-    return codes.to(like.dtype)
+def _weights(scores, peak, total):
+    """Of further scores the weights, how those so far shrink, the new peak and the new sums."""
+    higher = tl.maximum(peak, tl.max(scores, axis=1))
+    # A row that sees nothing yet would give -inf less -inf.
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(peak - base)
+    return weights, shrink, higher, total * shrink + tl.sum(weights, axis=1)
+
+
+@triton.jit
+def _attend_codes(q_rows, there, table, kv_head, kv_heads, begin, end, log2_scale, D: tl.constexpr,
+                  ROWS: tl.constexpr, KEYS: tl.constexpr, KIND: tl.constexpr,
+                  PTX: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+    """:func:`_attend` over codes, all of them visible; even and odd channels apart."""
+    keys = _address(table, 0, kv_head, kv_heads, tl.int16)
+    values = _address(table, 1, kv_head, kv_heads, tl.int16)
+    key_scales = _address(table, 5, kv_head, kv_heads, tl.float16)
+    value_scales = tl.load(table + 6 * kv_heads + kv_head).to(tl.pointer_type(tl.float16))
+    pair = tl.arange(0, D // 2)
+    q_first = tl.load(q_rows + 2 * pair[None, :], mask=there, other=0.0)
+    q_second = tl.load(q_rows + 2 * pair[None, :] + 1, mask=there, other=0.0)
+    # A group ahead, for the first product waits for them.
+    of_channels = key_scales + begin // KEYS * D + 2 * pair
+    of_first = tl.load(of_channels, mask=(pair < D) & (begin < end), other=0.0)
+    of_second = tl.load(of_channels + 1, mask=(pair < D) & (begin < end), other=0.0)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    first = tl.zeros([ROWS, D // 2], tl.float32)
+    second = tl.zeros([ROWS, D // 2], tl.float32)
+    for start in tl.range(begin, end, KEYS, num_stages=STAGES):
+        key = start + tl.arange(0, KEYS)
+        inside = (key < end)[:, None]
+        entry = key[:, None] * (D // 2) + pair[None, :]
+        words = tl.load(keys + entry, mask=inside, other=0)
+        of_entries = tl.load(value_scales + key, mask=key < end, other=0.0).to(tl.float32)
+        scaled_first = (q_first * of_first[None, :].to(tl.float32)).to(q_first.dtype)
+        scaled_second = (q_second * of_second[None, :].to(tl.float32)).to(q_first.dtype)
+        of_channels += D
+        further = (pair < D) & (start + KEYS < end)
+        of_first = tl.load(of_channels, mask=further, other=0.0)
+        of_second = tl.load(of_channels + 1, mask=further, other=0.0)
+        k_first, k_second = numbers(words, KIND, q_first, PTX)
+        scores = tl.dot(scaled_second, k_second.T, acc=tl.dot(scaled_first, k_first.T))
+        scores = tl.where((key < end)[None, :], scores * log2_scale, float("-inf"))
+        weights, shrink, peak, total = _weights(scores, peak, total)
+        weights = (weights * of_entries[None, :]).to(q_first.dtype)
+        words = tl.load(values + entry, mask=inside, other=0)
+        v_first, v_second = numbers(words, KIND, q_first, PTX)
+        first = tl.dot(weights, v_first, acc=first * shrink[:, None])
+        second = tl.dot(weights, v_second, acc=second * shrink[:, None])
+    return first, second, total, peak
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def _combine(partial, partial_lse, table, places, firsts, out, kv_heads, rows, chunk, prefix_chunks,
              tail_chunks, PLACED: tl.constexpr, KV_HEADS_PADDED: tl.constexpr, GROUP: tl.constexpr,
-             D: tl.constexpr):  # fmt: skip
+             D: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
     if PLACED:
@@ -239,8 +273,8 @@ def _combine(partial, partial_lse, table, places, firsts, out, kv_heads, rows, c
     peak = tl.full([], -1e30, tl.float32)  # a number, so that chunks that saw nothing weigh 0
     total = tl.zeros([], tl.float32)
     mixed = tl.zeros([D], tl.float32)
-    for start in range(0, count + tail_chunks, 64):
-        part = start + tl.arange(0, 64)
+    for start in range(0, count + tail_chunks, PARTS):
+        part = start + tl.arange(0, PARTS)
         in_tail = prefix_chunks + kv_head * tail_chunks + part - count
         at = tl.where(part < count, first + part, in_tail).to(tl.int64) * rows + row
         inside = part < count + tail_chunks
