@@ -134,7 +134,7 @@ def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
         places.update((x.data_ptr(), x.shape[0]) for x in self._parts[:2])
 
     monkeypatch.setattr(model_wide.RunningBest, "add", measured)
-    monkeypatch.setattr(model_wide, "PIECE", 37)
+    monkeypatch.setattr(model_wide, "COLUMNS", 3)
     prompt = Prompt(3, n, layers, heads)
     policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
     total = policy.entries(n) * heads * layers

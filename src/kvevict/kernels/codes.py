@@ -55,7 +55,9 @@ FP8_BF16_FIRST, FP8_BF16_SECOND = _asm(_LOW, *_FP8_BF16), _asm(_UP, *_FP8_BF16)
 @triton.jit
 def _both(words, first: tl.constexpr, second: tl.constexpr, like):
     one = tl.inline_asm_elementwise(first, "=r,r", [words], dtype=like.dtype, is_pure=True, pack=2)
-    other = tl.inline_asm_elementwise(second, "=r,r", [words], dtype=like.dtype, is_pure=True, pack=2)
+    other = tl.inline_asm_elementwise(
+        second, "=r,r", [words], dtype=like.dtype, is_pure=True, pack=2
+    )
     return one, other
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from ..tensors import Tensor
-from .decode import _address
+from .attend import address
 from .runtime import row_major, tl, triton
 
 COLUMNS = 1024  # of the gate, for a program
@@ -170,8 +170,14 @@ def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.const
     head = tl.program_id(0)
     d = tl.arange(0, D)
     place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
-    tl.store(_address(table, 2, head, kv_heads, k.dtype.element_ty) + place, tl.load(k + head * k_head + d))
-    tl.store(_address(table, 3, head, kv_heads, v.dtype.element_ty) + place, tl.load(v + head * v_head + d))
+    tl.store(
+        address(table, 2, head, kv_heads, k.dtype.element_ty) + place,
+        tl.load(k + head * k_head + d),
+    )
+    tl.store(
+        address(table, 3, head, kv_heads, v.dtype.element_ty) + place,
+        tl.load(v + head * v_head + d),
+    )
 
 
 @triton.jit
@@ -188,9 +194,9 @@ def _turn_and_append(q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_h
         all_heads, row = kv_heads * tl.num_programs(1), sequence * kv_heads + kv_head
         place = (tl.load(tail_lens + sequence) - 1).to(tl.int64) * D
         source = k + sequence * k_sequence + kv_head * k_head
-        target = _address(table, 2, row, all_heads, out.dtype.element_ty) + place
+        target = address(table, 2, row, all_heads, out.dtype.element_ty) + place
         value = v + sequence * v_sequence + kv_head * v_head + d
-        values = _address(table, 3, row, all_heads, out.dtype.element_ty) + place + d
+        values = address(table, 3, row, all_heads, out.dtype.element_ty) + place + d
         tl.store(values, tl.load(value))
         tl.store(values + D // 2, tl.load(value + D // 2))
     half = sequence * table_sequence + D // 2 + d

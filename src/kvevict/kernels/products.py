@@ -85,7 +85,7 @@ def _finish(y, z, at, bias, added, out, column, inside, n, GATED: tl.constexpr,
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows"])
 def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
              NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
              N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
@@ -131,7 +131,7 @@ def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexp
             column < n, n, GATED, BIASED, ADDED)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows"])
 def _few_rows(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
               NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
               N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, STAGES: tl.constexpr,

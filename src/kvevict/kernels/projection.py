@@ -40,42 +40,13 @@ def projected_norms(
         w, parts, group, hidden, span, *w.stride(), D=head_dim, COLUMNS=columns, HIDDEN=HIDDEN,
         num_warps=8, num_stages=3,
     )  # fmt: skip
-    halves = values.new_empty([2, heads, group, head_dim, head_dim])
+    high, low = (values.new_empty([heads, group, head_dim, head_dim]) for _ in range(2))
     scale = parts.new_empty([heads, group])
     _halve[(heads * group,)](
-        parts, halves, scale, heads * group, SPLITS=SPLITS, D=head_dim, ROWS=32, num_warps=8
+        parts, high, low, scale, heads * group, SPLITS=SPLITS, D=head_dim, ROWS=32, num_warps=8
     )
-    return _quadratic(values, halves[0], halves[1], scale, weights, config)
-
-
-def quadratic_norms(values: Tensor, gram: Tensor) -> Tensor:
-    """√(v G_g vᵀ) for every entry and every member of its head's group.
-
-    Args:
-        values: ``[kv_heads, tokens, head_dim]``, bfloat16 or float16.
-        gram: float32 ``[kv_heads, group, head_dim, head_dim]``, symmetric, positive semidefinite.
-
-    Returns:
-        float32 ``[kv_heads, group, tokens]``.
-
-    Raises:
-        InputError: a shape or type that the kernel does not take.
-    """
-    check_heads(values[None], values[None])
-    # Far from both ends of a float16: neither half may overflow or vanish.
-    scale = gram.abs().amax(dim=[-2, -1], keepdim=True).clamp(min=1e-30) / 2**12
-    gram = gram / scale
-    high = gram.to(values.dtype).contiguous()
-    low = (gram - high.float()).to(values.dtype).contiguous()
-    return _quadratic(values, high, low, scale, None)
-
-
-def _quadratic(values, high, low, scale, weights, config=None) -> Tensor:
-    values = row_major(values)
-    heads, tokens, head_dim = values.shape
-    group = high.shape[1]
-    shape = [heads, group, tokens] if weights is None else [heads, tokens]
-    out = scale.new_empty(shape, dtype=namespace(scale).float32)
+    values, tokens = row_major(values), values.shape[1]
+    out = parts.new_empty([heads, group, tokens] if weights is None else [heads, tokens])
     config = config or {
         "TOKENS": TOKENS, "COLUMNS": COLUMNS, "num_warps": 8,
         "num_stages": 3 if head_dim <= 128 else 1,  # shared memory holds no more
@@ -108,23 +79,25 @@ def _gram(w, parts, group, hidden, span, w_head, w_member, w_row, w_column, D: t
 
 
 @triton.jit
-def _halve(parts, halves, scale, members, SPLITS: tl.constexpr, D: tl.constexpr,
+def _halve(parts, high, low, scale, members, SPLITS: tl.constexpr, D: tl.constexpr,
            ROWS: tl.constexpr):  # fmt: skip
     """Sum a matrix' parts, scaled so that neither half of a float16 overflows or vanishes."""
     member = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, ROWS)[:, None] * D + tl.arange(0, D)[None, :]
     most = tl.zeros([], tl.float32)
     for start in range(0, D, ROWS):
-        most = tl.maximum(most, tl.max(tl.abs(_summed(parts, member, members, start, at, SPLITS, D))))
+        most = tl.maximum(
+            most, tl.max(tl.abs(_summed(parts, member, members, start, at, SPLITS, D)))
+        )
     factor = tl.maximum(most, 1e-30) / 4096.0
     tl.store(scale + member, factor)
     for start in range(0, D, ROWS):
         total = _summed(parts, member, members, start, at, SPLITS, D) / factor
-        high = total.to(halves.dtype.element_ty)
-        low = (total - high.to(tl.float32)).to(halves.dtype.element_ty)
-        own = halves + member * (D * D) + start * D + at
-        tl.store(own, high)
-        tl.store(own + members * (D * D), low)
+        upper = total.to(high.dtype.element_ty)
+        lower = (total - upper.to(tl.float32)).to(high.dtype.element_ty)
+        own = member * (D * D) + start * D + at
+        tl.store(high + own, upper)
+        tl.store(low + own, lower)
 
 
 @triton.jit
