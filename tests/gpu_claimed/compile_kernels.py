@@ -146,7 +146,7 @@ def main() -> None:
     kernels.pooled(scores, TOKENS - 32, 7)
     rows, slots = (paddle.arange(n, dtype="int32") for n in (60, 50))
     slots = kernels.reuse(mask[0], rows, slots, rows[40:41])
-    kernels.put(held.keys[:60], held.values[:9], rows, slots, 51)
+    kernels.put(paddle.zeros([60, 64]), paddle.zeros([9, 64]), rows, slots, 51)
     for tokens in (1, 3):
         x, norm = hidden[:, :tokens], kernels.Norm(weight, 1e-5)
         kernels.linear(x, paddle.randn([90, 4096]).astype("bfloat16"), weight[:90], norm)
