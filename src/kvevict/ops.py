@@ -190,19 +190,6 @@ def put(held: Tensor, new: Tensor, rows: Tensor, slots: Tensor, count: int) -> N
         held[slots[first:]] = new.index_select(0, rows[first:] - count)
 
 
-def pooled(x: Tensor, taking_part: int, kernel_size: int) -> Tensor:
-    """See :func:`kvevict.methods.parts.pooled`: the first ``taking_part`` positions do."""
-    if gpu := kernels(x):
-        return gpu.pooled(x, taking_part, kernel_size)
-    ns, n = namespace(x), x.shape[-1]
-    edge = x.new_zeros((*x.shape[:-1], kernel_size // 2))
-    inner = x[..., :taking_part]
-    padded = ns.cat([edge, inner, edge], dim=-1) if kernel_size > 1 else inner
-    spans = (padded[..., shift : shift + taking_part] for shift in range(kernel_size))
-    rest = x.new_zeros((*x.shape[:-1], n - taking_part))
-    return ns.cat([sum(spans) / kernel_size, rest], dim=-1)
-
-
 def uniform(keys: list[int] | Callable[[Tensor], Tensor], length: int, like: Tensor) -> Tensor:
     """Hashed numbers in (0, 1), float32 ``[len(keys), length]``: see :mod:`kvevict.noise`.
 

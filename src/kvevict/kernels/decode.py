@@ -23,7 +23,7 @@ import math
 from ..tensors import Tensor, namespace
 from .attend import address, over_codes, over_entries
 from .chunks import KEYS, Chunks
-from .runtime import LOG2_E, check_heads, row_major, tl, triton
+from .runtime import LOG2_E, await_last, check_heads, early, row_major, tl, triton
 
 PROGRAM = {"STAGES": 3, "num_warps": 4}
 NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
@@ -85,13 +85,13 @@ def decode_attention(
         q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, *chunks,
         tail_chunks, *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, GROUP=group,
         D=head_dim, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, KIND=kv_dtype or "",
-        PTX=isinstance(_chunks, triton.JITFunction), **{**PROGRAM, **(config or {})},
+        PTX=isinstance(_chunks, triton.JITFunction), **{**PROGRAM, **early(q), **(config or {})},
     )  # fmt: skip
     if parts is None:
         parts = min(64, max(8, triton.next_power_of_2(triton.cdiv(slots, kv_heads))))
     _combine[(kv_heads * rows,)](
         partial, partial_lse, table, tail_lens, places, firsts, out, kv_heads, rows, *chunks,
-        tail_chunks, **sizes, D=head_dim, PARTS=parts, num_warps=max(1, parts // 8),
+        tail_chunks, **sizes, D=head_dim, PARTS=parts, num_warps=max(1, parts // 8), **early(q),
     )  # fmt: skip
     return out
 
@@ -110,7 +110,8 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
             prefix_chunks, tail_chunks, q_head, q_token, log2_scale, PLACED: tl.constexpr,
             KV_HEADS_PADDED: tl.constexpr, SEQUENCE: tl.constexpr, GROUP: tl.constexpr,
             D: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, KIND: tl.constexpr,
-            PTX: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+            PTX: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    await_last(PDL)
     slot = tl.program_id(0)
     if slot < prefix_chunks:
         if PLACED:
@@ -176,8 +177,10 @@ def _chunks(q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads,
 @triton.jit(do_not_specialize=NUMBERS)
 def _combine(partial, partial_lse, table, tail_lens, places, firsts, out, kv_heads, rows, chunk,
              prefix_chunks, tail_chunks, PLACED: tl.constexpr, KV_HEADS_PADDED: tl.constexpr,
-             SEQUENCE: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
+             SEQUENCE: tl.constexpr, D: tl.constexpr, PARTS: tl.constexpr,
+             PDL: tl.constexpr):  # fmt: skip
     """One row of a head: its chunks of the prefix, then those of the tail."""
+    await_last(PDL)
     kv_head, row = tl.program_id(0) // rows, tl.program_id(0) % rows
     if PLACED:
         entries = tl.load(table + 4 * kv_heads + kv_head).to(tl.int32)

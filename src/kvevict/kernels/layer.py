@@ -11,7 +11,7 @@ import math
 
 from ..tensors import Tensor
 from .attend import address
-from .runtime import row_major, tl, triton
+from .runtime import await_last, early, row_major, tl, triton
 
 COLUMNS = 1024  # of the gate, for a program
 
@@ -89,7 +89,7 @@ def turn_and_append(
     out = q.new_empty([sequences * query_heads, 1, head_dim])
     _turn_and_append[(query_heads + kv_heads, sequences)](
         q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, *q.stride()[:2],
-        *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, num_warps=1,
+        *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, num_warps=1, **early(q),
     )  # fmt: skip
     return out
 
@@ -183,7 +183,8 @@ def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.const
 @triton.jit
 def _turn_and_append(q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, q_sequence,
                      q_head, k_sequence, k_head, v_sequence, v_head, table_sequence,
-                     D: tl.constexpr):  # fmt: skip
+                     D: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    await_last(PDL)
     head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
     kv_head = head - query_heads
     d = tl.arange(0, D // 2)

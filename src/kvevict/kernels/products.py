@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from ..tensors import Tensor
-from .runtime import tl, triton
+from .runtime import await_last, early, tl, triton
 
 FEW_ROWS = 8
 
@@ -58,7 +58,7 @@ def _product(x, weight, n, bias, norm, added, gated=False, config=None) -> Tenso
         x, norm.weight if norm else x, weight, x if bias is None else bias,
         x if added is None else added.contiguous(), out, norm.eps if norm else 0.0, n, rows,
         WIDTH=width, NORMED=norm is not None, GATED=gated, BIASED=bias is not None,
-        ADDED=added is not None, **size,
+        ADDED=added is not None, **{**early(x), **size},
     )  # fmt: skip
     return out
 
@@ -88,7 +88,7 @@ def _finish(y, z, at, bias, added, out, column, inside, n, GATED: tl.constexpr,
 @triton.jit(do_not_specialize=["n", "rows"])
 def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
              NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
-             N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+             N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Each weight is multiplied where it was loaded, a tile ahead."""
     column = tl.program_id(0) * N_BLOCK + tl.arange(0, N_BLOCK)
     k = tl.arange(0, K_BLOCK)
@@ -101,9 +101,7 @@ def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexp
         u = tl.load(
             up_at, mask=there & (k < WIDTH)[None, :], other=0.0, eviction_policy="evict_first"
         )
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    await_last(PDL)
     y = tl.zeros([N_BLOCK, K_BLOCK], tl.float32)
     z = y
     squares = tl.zeros([K_BLOCK], tl.float32)
@@ -135,7 +133,7 @@ def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexp
 def _few_rows(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
               NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
               N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, STAGES: tl.constexpr,
-              PDL: tl.constexpr = False):  # fmt: skip
+              PDL: tl.constexpr):  # fmt: skip
     """Rows fill up a tile of the tensor cores."""
     row = tl.arange(0, 16)
     column = tl.program_id(0) * N_BLOCK + tl.arange(0, N_BLOCK)
@@ -144,9 +142,7 @@ def _few_rows(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constex
     at = weight + column.to(tl.int64)[:, None] * WIDTH + k[None, :]
     up_at = at + n.to(tl.int64) * WIDTH
     own_at = x + row[:, None] * WIDTH + k[None, :]
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    await_last(PDL)
     y = tl.zeros([16, N_BLOCK], tl.float32)
     z = y
     squares = tl.zeros([16, K_BLOCK], tl.float32)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .. import budget, ops
+from .. import budget
 from ..budget import Ratio
 from ..errors import InputError
-from ..ops import top_k
-from ..tensors import Tensor
+from ..ops import kernels, top_k
+from ..tensors import Tensor, namespace
 from .base import Allocator, LayerView, PromptShape, Selector
 
 
@@ -113,4 +113,12 @@ def pooled(scores: Tensor, window_size: int, kernel_size: int) -> Tensor:
     Args:
         scores: ``[..., N]``; the last ``window_size`` positions take no part.
     """
-    return ops.pooled(scores, max(0, scores.shape[-1] - window_size), kernel_size)
+    before = max(0, scores.shape[-1] - window_size)
+    if gpu := kernels(scores):
+        return gpu.pooled(scores, before, kernel_size)
+    ns, half = namespace(scores), kernel_size // 2
+    edge = scores.new_zeros((*scores.shape[:-1], half))
+    inner = scores[..., :before]
+    padded = ns.cat([edge, inner, edge], dim=-1) if half else inner
+    mean = sum(padded[..., shift : shift + before] for shift in range(kernel_size)) / kernel_size
+    return ns.cat([mean, scores.new_zeros((*scores.shape[:-1], scores.shape[-1] - before))], dim=-1)
