@@ -1,8 +1,9 @@
 """Products of few rows by a model's weights, with what comes before and after them.
 
 A decoded token's products take as long as their weights need from memory: what a launch waits for
-at its ends is lost. The norm of the input, the gate between two halves of a weight and the addition
-to what the product joins are done by the same launch. Sums are float32, and of one order.
+at its ends is lost. The gate between two halves of a weight and the addition to what the product
+joins are done by the same launch, and of one row the norm of the input: where the tensor cores take
+several, it would hold up their loads. Sums are float32, and of one order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from typing import NamedTuple
 
 from ..tensors import Tensor
+from .layer import rms_norm
 from .runtime import await_last, early, tl, triton
 
 FEW_ROWS = 8
@@ -51,25 +53,29 @@ def _product(x, weight, n, bias, norm, added, gated=False, config=None) -> Tenso
     *shape, width = x.shape
     rows, x = math.prod(shape), x.contiguous()
     out = x.new_empty([*shape, n])
-    config = config or _config(rows, n, width, gated)
-    kernel = _one_row if rows == 1 and "ONE" in config else _few_rows
-    size = {key: value for key, value in config.items() if key != "ONE"}
-    kernel[(triton.cdiv(n, size["N_BLOCK"]),)](
-        x, norm.weight if norm else x, weight, x if bias is None else bias,
-        x if added is None else added.contiguous(), out, norm.eps if norm else 0.0, n, rows,
-        WIDTH=width, NORMED=norm is not None, GATED=gated, BIASED=bias is not None,
-        ADDED=added is not None, **{**early(x), **size},
-    )  # fmt: skip
+    added = x if added is None else added.contiguous()
+    given = {"BIASED": bias is not None, "ADDED": added is not x, "GATED": gated, "WIDTH": width}
+    config = {**early(x), **(config or _config(rows, n, width))}
+    grid = (triton.cdiv(n, config["N_BLOCK"]),)
+    bias = x if bias is None else bias
+    if rows == 1:
+        gain, eps = norm or (x, 0.0)
+        _one_row[grid](x, gain, weight, bias, added, out, eps, n, NORMED=norm is not None,
+                       **given, **config)  # fmt: skip
+    else:
+        x = rms_norm(x, *norm) if norm else x
+        _few_rows[grid](x, weight, bias, added, out, n, rows, **given, **config)
     return out
 
 
-def _config(rows: int, n: int, width: int, gated: bool) -> dict:
+def _config(rows: int, n: int, width: int) -> dict[str, int]:
     """Sizes of a program's tile."""
-    if rows == 1:
-        k_block = min(1024, triton.next_power_of_2(width))
-        return {"ONE": 1, "N_BLOCK": 4, "K_BLOCK": k_block, "num_warps": 4}
-    k_block = min(256, max(16, triton.next_power_of_2(width)))
-    return {"N_BLOCK": 32, "K_BLOCK": k_block, "STAGES": 4, "num_warps": 4}
+    padded = max(16, triton.next_power_of_2(width))
+    if rows > 1:
+        return {"N_BLOCK": 32, "K_BLOCK": min(128, padded), "STAGES": 6, "num_warps": 4}
+    if padded == 4096 and n >= 8192:
+        return {"N_BLOCK": 4, "K_BLOCK": padded, "num_warps": 8}
+    return {"N_BLOCK": 2, "K_BLOCK": padded if padded <= 4096 else 2048, "num_warps": 4}
 
 
 @triton.jit
@@ -85,8 +91,8 @@ def _finish(y, z, at, bias, added, out, column, inside, n, GATED: tl.constexpr,
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "rows"])
-def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
+@triton.jit(do_not_specialize=["n"])
+def _one_row(x, gain, weight, bias, added, out, eps, n, WIDTH: tl.constexpr,
              NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
              N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Each weight is multiplied where it was loaded, a tile ahead."""
@@ -94,7 +100,7 @@ def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexp
     k = tl.arange(0, K_BLOCK)
     there = (column < n)[:, None]
     at = weight + column.to(tl.int64)[:, None] * WIDTH + k[None, :]
-    up_at = at + n.to(tl.int64) * WIDTH
+    up_at = at + tl.cast(n, tl.int64) * WIDTH
     w = tl.load(at, mask=there & (k < WIDTH)[None, :], other=0.0, eviction_policy="evict_first")
     u = w
     if GATED:
@@ -130,41 +136,30 @@ def _one_row(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexp
 
 
 @triton.jit(do_not_specialize=["n", "rows"])
-def _few_rows(x, gain, weight, bias, added, out, eps, n, rows, WIDTH: tl.constexpr,
-              NORMED: tl.constexpr, GATED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr,
-              N_BLOCK: tl.constexpr, K_BLOCK: tl.constexpr, STAGES: tl.constexpr,
-              PDL: tl.constexpr):  # fmt: skip
+def _few_rows(x, weight, bias, added, out, n, rows, WIDTH: tl.constexpr, GATED: tl.constexpr,
+              BIASED: tl.constexpr, ADDED: tl.constexpr, N_BLOCK: tl.constexpr,
+              K_BLOCK: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     """Rows fill up a tile of the tensor cores."""
+    await_last(PDL)
     row = tl.arange(0, 16)
     column = tl.program_id(0) * N_BLOCK + tl.arange(0, N_BLOCK)
     k = tl.arange(0, K_BLOCK)
     there, taken = (column < n)[:, None], (row < rows)[:, None]
     at = weight + column.to(tl.int64)[:, None] * WIDTH + k[None, :]
-    up_at = at + n.to(tl.int64) * WIDTH
+    up_at = at + tl.cast(n, tl.int64) * WIDTH
     own_at = x + row[:, None] * WIDTH + k[None, :]
-    await_last(PDL)
     y = tl.zeros([16, N_BLOCK], tl.float32)
     z = y
-    squares = tl.zeros([16, K_BLOCK], tl.float32)
     for start in tl.range(0, WIDTH, K_BLOCK, num_stages=STAGES):
         inside = (start + k < WIDTH)[None, :]
         w = tl.load(at + start, mask=there & inside, other=0.0, eviction_policy="evict_first")
         own = tl.load(own_at + start, mask=taken & inside, other=0.0)
-        if NORMED:
-            wide = own.to(tl.float32)
-            squares += wide * wide
-            factor = tl.load(gain + start + k, mask=start + k < WIDTH, other=0.0).to(tl.float32)
-            own = (wide * factor[None, :]).to(own.dtype)
         y = tl.dot(own, w.T, acc=y)
         if GATED:
             u = tl.load(
                 up_at + start, mask=there & inside, other=0.0, eviction_policy="evict_first"
             )
             z = tl.dot(own, u.T, acc=z)
-    if NORMED:
-        scale = 1.0 / tl.sqrt(tl.sum(squares, axis=1) / WIDTH + eps)
-        y *= scale[:, None]
-        z *= scale[:, None]
     inside = taken & (column < n)[None, :]
     _finish(y, z, row[:, None] * n + column[None, :], bias, added, out, column[None, :], inside, n,
             GATED, BIASED, ADDED)  # fmt: skip

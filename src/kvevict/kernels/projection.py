@@ -9,7 +9,6 @@ from __future__ import annotations
 from ..tensors import Tensor, namespace
 from .runtime import check_heads, row_major, tl, triton
 
-TOKENS, COLUMNS = 128, 64  # a tile of v · G
 HIDDEN = 64  # of W's columns that are multiplied at a time
 SPLITS = 4  # of W's columns, so that heads fill a card
 
@@ -47,15 +46,19 @@ def projected_norms(
     )
     values, tokens = row_major(values), values.shape[1]
     out = parts.new_empty([heads, group, tokens] if weights is None else [heads, tokens])
-    config = config or {
-        "TOKENS": TOKENS, "COLUMNS": COLUMNS, "num_warps": 8,
-        "num_stages": 3 if head_dim <= 128 else 1,  # shared memory holds no more
-    }  # fmt: skip
+    config = config or _tile(head_dim)
     _norms[(triton.cdiv(tokens, config["TOKENS"]), heads)](
         values, high, low, scale, out if weights is None else weights.contiguous(), out, tokens,
         *values.stride()[:2], WEIGHTED=weights is not None, GROUP=group, D=head_dim, **config,
     )  # fmt: skip
     return out
+
+
+def _tile(head_dim: int) -> dict[str, int]:
+    """Of v · G; G is read for each anew, and all of it has to fit into shared memory."""
+    if head_dim > 128:
+        return {"TOKENS": 128, "COLUMNS": 64, "num_warps": 8, "num_stages": 1}
+    return {"TOKENS": 256, "COLUMNS": head_dim, "num_warps": 8, "num_stages": 2}
 
 
 @triton.jit
