@@ -37,8 +37,6 @@ def decode_attention(
     capacity: int,
     places: Tensor | None = None,
     kv_dtype: str | None = None,
-    config: dict | None = None,
-    parts: int | None = None,
 ) -> Tensor:
     """Attention of the newest tokens over compacted prompts and the tokens decoded since.
 
@@ -85,15 +83,19 @@ def decode_attention(
         q, table, tail_lens, places, firsts, partial, partial_lse, kv_heads, new, *chunks,
         tail_chunks, *q.stride()[:2], LOG2_E / math.sqrt(head_dim), **sizes, GROUP=group,
         D=head_dim, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, KIND=kv_dtype or "",
-        PTX=isinstance(_chunks, triton.JITFunction), **{**PROGRAM, **early(q), **(config or {})},
+        PTX=isinstance(_chunks, triton.JITFunction), **{**early(q), **PROGRAM},
     )  # fmt: skip
-    if parts is None:
-        parts = min(64, max(8, triton.next_power_of_2(triton.cdiv(slots, kv_heads))))
+    parts = _parts(slots, kv_heads)
     _combine[(kv_heads * rows,)](
         partial, partial_lse, table, tail_lens, places, firsts, out, kv_heads, rows, *chunks,
         tail_chunks, **sizes, D=head_dim, PARTS=parts, num_warps=max(1, parts // 8), **early(q),
     )  # fmt: skip
     return out
+
+
+def _parts(slots: int, kv_heads: int) -> int:
+    """How many chunks of a head are combined at a time: rather its few than room for many."""
+    return min(64, max(8, triton.next_power_of_2(triton.cdiv(slots, kv_heads))))
 
 
 @triton.jit

@@ -49,27 +49,35 @@ def gated_linear(x: Tensor, weight: Tensor, norm: Norm | None = None) -> Tensor:
     return _product(x, weight, weight.shape[0] // 2, None, norm, None, gated=True)
 
 
-def _product(x, weight, n, bias, norm, added, gated=False, config=None) -> Tensor:
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    n: int,
+    bias: Tensor | None,
+    norm: Norm | None,
+    added: Tensor | None,
+    gated: bool = False,
+) -> Tensor:
     *shape, width = x.shape
     rows, x = math.prod(shape), x.contiguous()
     out = x.new_empty([*shape, n])
     added = x if added is None else added.contiguous()
     given = {"BIASED": bias is not None, "ADDED": added is not x, "GATED": gated, "WIDTH": width}
-    config = {**early(x), **(config or _config(rows, n, width))}
-    grid = (triton.cdiv(n, config["N_BLOCK"]),)
+    options = {**given, **early(x), **_tile(rows, n, width)}
+    grid = (triton.cdiv(n, options["N_BLOCK"]),)
     bias = x if bias is None else bias
     if rows == 1:
         gain, eps = norm or (x, 0.0)
-        _one_row[grid](x, gain, weight, bias, added, out, eps, n, NORMED=norm is not None,
-                       **given, **config)  # fmt: skip
+        normed = norm is not None
+        _one_row[grid](x, gain, weight, bias, added, out, eps, n, NORMED=normed, **options)
     else:
         x = rms_norm(x, *norm) if norm else x
-        _few_rows[grid](x, weight, bias, added, out, n, rows, **given, **config)
+        _few_rows[grid](x, weight, bias, added, out, n, rows, **options)
     return out
 
 
-def _config(rows: int, n: int, width: int) -> dict[str, int]:
-    """Sizes of a program's tile."""
+def _tile(rows: int, n: int, width: int) -> dict[str, int]:
+    """Of the weights, for a program: on an H100 the fastest of some, see ``docs/kernels.md``."""
     padded = max(16, triton.next_power_of_2(width))
     if rows > 1:
         return {"N_BLOCK": 32, "K_BLOCK": min(128, padded), "STAGES": 6, "num_warps": 4}

@@ -13,9 +13,7 @@ HIDDEN = 64  # of W's columns that are multiplied at a time
 SPLITS = 4  # of W's columns, so that heads fill a card
 
 
-def projected_norms(
-    values: Tensor, w: Tensor, weights: Tensor | None = None, config: dict | None = None
-) -> Tensor:
+def projected_norms(values: Tensor, w: Tensor, weights: Tensor | None = None) -> Tensor:
     """‖v W_g‖₂ for every entry and every member of its head's group.
 
     Args:
@@ -46,10 +44,10 @@ def projected_norms(
     )
     values, tokens = row_major(values), values.shape[1]
     out = parts.new_empty([heads, group, tokens] if weights is None else [heads, tokens])
-    config = config or _tile(head_dim)
-    _norms[(triton.cdiv(tokens, config["TOKENS"]), heads)](
+    tile = _tile(head_dim)
+    _norms[(triton.cdiv(tokens, tile["TOKENS"]), heads)](
         values, high, low, scale, out if weights is None else weights.contiguous(), out, tokens,
-        *values.stride()[:2], WEIGHTED=weights is not None, GROUP=group, D=head_dim, **config,
+        *values.stride()[:2], WEIGHTED=weights is not None, GROUP=group, D=head_dim, **tile,
     )  # fmt: skip
     return out
 
