@@ -26,6 +26,7 @@ from .chunks import KEYS, Chunks
 from .runtime import LOG2_E, await_last, check_heads, early, row_major, tl, triton
 
 PROGRAM = {"STAGES": 3, "num_warps": 4}
+PARTS = 16  # of a head that are combined at a time: one number, or sums would have several orders
 NUMBERS = ("firsts", "prefix_chunks", "tail_chunks")  # for whose values nothing is compiled anew
 
 
@@ -85,17 +86,11 @@ def decode_attention(
         D=head_dim, ROWS=max(16, triton.next_power_of_2(rows)), KEYS=KEYS, KIND=kv_dtype or "",
         PTX=isinstance(_chunks, triton.JITFunction), **{**early(q), **PROGRAM},
     )  # fmt: skip
-    parts = _parts(slots, kv_heads)
     _combine[(kv_heads * rows,)](
         partial, partial_lse, table, tail_lens, places, firsts, out, kv_heads, rows, *chunks,
-        tail_chunks, **sizes, D=head_dim, PARTS=parts, num_warps=max(1, parts // 8), **early(q),
+        tail_chunks, **sizes, D=head_dim, PARTS=PARTS, num_warps=PARTS // 8, **early(q),
     )  # fmt: skip
     return out
-
-
-def _parts(slots: int, kv_heads: int) -> int:
-    """How many chunks of a head are combined at a time: rather its few than room for many."""
-    return min(64, max(8, triton.next_power_of_2(triton.cdiv(slots, kv_heads))))
 
 
 @triton.jit
