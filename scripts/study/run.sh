@@ -72,6 +72,10 @@ search_ruler $model $out/data/101 search $of_ruler
 search_longbench $model $out/data/halves/development search $of_longbench $english
 search2_ruler $model $out/data/101 search2 $of_ruler
 search2_longbench $model $out/data/halves/development search2 $of_longbench $english
+search3_ruler $model $out/data/606 search3 $of_ruler
+search3_longbench $model $out/data/halves/development search3 $of_longbench $english
+search4_ruler $model $out/data/606 search4 $of_ruler
+search4_longbench $model $out/data/halves/development search4 $of_longbench $english
 held_out_ruler $model $out/data/202 confirm $of_ruler
 held_out_longbench $model $out/data/halves/held_out confirm $of_longbench $english
 half_ruler $half $out/data/202 confirm $of_ruler
@@ -157,7 +161,7 @@ done < <(runs)
 echo "== $out/tables.md"
 losses() { "$python" scripts/study/losses.py "$@" 2>&1 || true; }
 {
-    for part in search search2 held_out half; do
+    for part in search search2 search3 search4 held_out half; do
         found=("$out/scores/$part"_*.jsonl.gz)
         [ ! -e "${found[0]}" ] || { echo "# $part"; losses "${found[@]}"; echo; }
     done
