@@ -83,8 +83,8 @@ half_longbench $half $out/data/halves/held_out confirm $of_longbench $english
 long $model $out/data/42 long --benchmark ruler --task $ruler --length ${all_long%,}
 budgets_ruler $model $out/data/42 budgets $of_ruler
 budgets_longbench $model $data budgets $of_longbench $english
-bytes_ruler $model $out/data/42 bytes $of_ruler
-bytes_longbench $model $data bytes $of_longbench $english
+bytes_ruler $model $out/data/42 bytes $of_ruler --unpack
+bytes_longbench $model $data bytes $of_longbench $english --unpack
 table2 $model $data table2 $of_longbench $table2 --nll
 forms $model $out/data/42 forms $of_ruler
 forms_bare $model $out/data/42 forms $of_ruler --chat off

@@ -100,6 +100,7 @@ def evaluate(args: Namespace) -> None:
         args.decode_together,
         args.batch,
         args.nll,
+        args.unpack,
     )
     predicted = sum(
         _run_task(part, task, args, predictor, policies, processes)

@@ -45,6 +45,7 @@ class Predictor:
             holds.
         nll: also note how unlikely the reference answer is, the mean over its tokens of the
             negative log-likelihood, each token given the true ones before it.
+        unpack: decode from the numbers of quantised caches, once their bytes have been counted.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class Predictor:
         together: bool = False,
         batch: int | None = 1,
         nll: bool = False,
+        unpack: bool = False,
     ) -> None:
         self.decoder, self.prompting, self.eos, self.together = decoder, prompting, eos, together
-        self.batch, self.nll = batch, nll
+        self.batch, self.nll, self.unpack = batch, nll, unpack
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(self, task: Task, work: Iterable[tuple[Example, list[Policy]]]) -> Iterator[Answer]:
@@ -152,6 +154,8 @@ class Predictor:
                 "cache_entries": session.cache.entries,
                 "left_whole": session.cache.entries == self._entries(len(tokens.compressed)),
             }
+            if self.unpack:
+                session.cache.dequantise()
             began = time.perf_counter()
             if tokens.after:
                 _wait(session.extend(tokens.after), where)
