@@ -3,7 +3,9 @@
 # beside float64, and three kernels beside their floors. Two minutes, no network, no model.
 #
 #   bash scripts/check_gpu.sh                     with .venv and .venv-torch, whichever are there
-#   bash scripts/check_gpu.sh --python python3    with a Python of your own
+#   bash scripts/check_gpu.sh --python python3    with a Python of your own: PyTorch with transformers,
+#                                                 or Paddle with PaddleNLP, and pytest. What lies
+#                                                 elsewhere may be in PYTHONPATH
 #
 #   KVEVICT_CHECK_DEVICE=cpu    try the check itself on a machine without a GPU
 set -euo pipefail
@@ -29,7 +31,7 @@ case "$# ${1:-}" in
     *) fail "unknown arguments $*; known is --python PYTHON" ;;
 esac
 
-export PYTHONPATH=src:tests/gpu:. PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=src:tests/gpu:.${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1
 unset TRITON_INTERPRET
 log=results/check_gpu.txt
 if [ "${KVEVICT_CHECK_DEVICE:-}" = cpu ]; then

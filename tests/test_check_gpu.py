@@ -37,6 +37,16 @@ def test_a_machine_without_a_gpu_is_not_fit():
     assert run.stdout.splitlines()[-1].startswith(f"{python}: NOT fit for use: what is installed ")
 
 
+def test_what_the_check_itself_needs_is_named(tmp_path):
+    hidden = "import sys\nsys.modules['pytest'] = sys.modules['yaml'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    python = interpreter("pytorch")
+    run = check("--python", python, KVEVICT_CHECK_DEVICE="cpu", PYTHONPATH=str(tmp_path))
+    assert run.returncode == 1
+    assert "pip install pytest PyYAML\n" in run.stdout and "Traceback" not in run.stdout
+    assert f"{python}: NOT fit for use: what is installed does not fit" in run.stdout
+
+
 @pytest.mark.parametrize("arguments", [["--python"], ["--python", "no-such-python"], ["gpu"]])
 def test_what_it_does_not_know_is_refused(arguments):
     run = check(*arguments)

@@ -38,9 +38,10 @@ def data_dir(tmp_path: Path) -> Path:
     return path
 
 
-def record(correct: list[list[int]]) -> dict:
-    kept = [{"kept": 20, "entries": 100} for _ in correct]
-    return {"ids": list(range(len(correct[0]))), "correct": correct, "kept": kept}
+def record(correct: list[list[int]]) -> dict[int, dict]:
+    """By example, from what is right by policy and example."""
+    kept = [[20, 100] for _ in correct]
+    return {index: {"correct": own, "kept": kept} for index, own in enumerate(zip(*correct))}
 
 
 def test_a_table_has_what_was_published_of_all_seven_tasks_alone():
@@ -88,17 +89,26 @@ def test_it_goes_on_where_it_stopped_and_prints_all_there_is(data_dir, tmp_path)
     flags += ["--examples", "2"]
     done = run(*flags, "--shots", "1", "--tasks", "piqa")
     assert done.returncode == 0, done.stderr
-    before = (tmp_path / "out" / "piqa-1.json").stat().st_mtime_ns
-    done = run(*flags, "--shots", "1,2", "--processes", "2")
+    kept = tmp_path / "out" / "piqa-1.jsonl"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: whole.rindex(b"{") + 9])  # killed in the middle of its second example
+    done = run(*flags, "--shots", "1,2", "--seconds", "1")
+    assert done.returncode == 0 and "Examples: piqa 1." in done.stdout, done.stderr
+    done = run(*flags, "--shots", "1,2", "--processes", "3")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "piqa-1.json").stat().st_mtime_ns == before
+    assert kept.read_bytes() == whole, "shots and choices are those of the example, not of the run"
     assert done.stdout.count("| NACL ") == 2
     assert "Accuracy, 1 shots" in done.stdout and "arc_easy" in done.stdout
-    found = json.loads((tmp_path / "out" / "arc_easy-2.json").read_text())
-    assert [len(own) for own in found["correct"]] == [2, 2]
-    assert found["kept"][0]["share"] == 1 and found["kept"][1]["share"] < 0.21
-    other = run(*flags, "--shots", "1", "--examples", "3")
+    assert "Examples: piqa 2, arc_easy 2." in done.stdout
+    _, *found = map(json.loads, (tmp_path / "out" / "arc_easy-2.jsonl").read_text().splitlines())
+    assert sorted(line["id"] for line in found) == [0, 1]
+    for line in found:
+        (full, entries), (own, same) = line["kept"]
+        assert full == entries == same and 0 < own < 0.21 * entries
+    config.write_text(json.dumps(CONFIG[:1]))
+    other = run(*flags, "--shots", "1")
     assert other.returncode == 2 and "is of other settings" in other.stderr
+    config.write_text(json.dumps(CONFIG))
     (data_dir / "piqa.jsonl").write_text('{"question": "?"}\n')
     bad = run(*flags, "--shots", "3", "--tasks", "piqa")
     assert (bad.returncode, bad.stderr.count("Traceback")) == (2, 0)

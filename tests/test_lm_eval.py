@@ -21,10 +21,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from kvevict.engine import prefill
+from kvevict.engine import log_likelihood, prefill
 from kvevict.errors import InputError
 from kvevict.lm_eval.model import KVEvict
-from kvevict.lm_eval.scoring import log_likelihood
 from kvevict.methods import build
 from kvevict.repetition import Repetition
 from tests.backends.torch_model import tiny

@@ -1,4 +1,4 @@
-"""Decoding with Llama-3.1-8B's shape on one GPU: a step, tokens a second, launches; the prefill.
+"""Llama-3.1-8B's shape on one GPU: a step, tokens and requests a second, launches; the prefill.
 
     python scripts/bench/bench_decode.py --out results/decode
     python scripts/bench/bench_decode.py --out /tmp/trial --tiny      # a trial, on a CPU
@@ -23,7 +23,9 @@ from typing import NamedTuple
 import decode_rows
 import peer_rows
 import prefill_rows
+import press_rows
 import rate_rows
+import request_rows
 import torch
 import transformers
 from bench_setup import Setup, make_setup
@@ -70,6 +72,21 @@ PREFILL = {
     "peak_gib": "peak GiB",
     "cache_gib": "cache GiB",
 }
+REQUESTS = {
+    "sequences": "sequences",
+    "prefill_s": "prefill s",
+    "step_ms": "ms a step",
+    "floor_ms": "its floor",
+    "prefills_s": "all prefills s",
+    "steps_s": "all steps s",
+    "requests_s": "requests a second, composed",
+    "floor_requests_s": "at the floors",
+    "beside_full": "beside full",
+    "goal": "goal",
+    "whole_requests_s": "run whole",
+    "peak_gb": "peak 10⁹ bytes",
+}
+PEERS = {**RATE, "prefill_s": "prefill s", "requests_s": "requests a second, 256 new tokens"}
 LAUNCHES = {
     "kernels": "kernels a step",
     "a_layer": "a layer",
@@ -88,8 +105,10 @@ PARTS = {
         RATE,
         rate_rows.rates,
     ),
+    "requests": Part("Requests of {prompt:,} tokens", REQUESTS, request_rows.requests),
     "peer_steps": Part("transformers: a step at {tokens:,} tokens", STEP, peer_rows.steps),
-    "peer_rates": Part("transformers: prompts of {prompt:,} tokens", RATE, peer_rows.rates),
+    "peer_rates": Part("transformers: prompts of {prompt:,} tokens", PEERS, peer_rows.rates),
+    "kvpress": Part("kvpress: prompts of {prompt:,} tokens", PEERS, press_rows.rates),
 }
 
 
@@ -102,7 +121,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3, help="of each prefill")
     parser.add_argument("--layers", type=int, default=32, help="fewer for a trial")
-    parser.add_argument("--limit_s", type=float, default=300, help="begin no part after this")
+    parser.add_argument("--limit_s", type=float, default=300, help="begin no row after this")
+    parser.add_argument("--whole", type=int, default=8, help="requests run from end to end")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on a CPU if need be")
     parser.add_argument("--out", type=Path, required=True, help="folder for decode.json, decode.md")
     args = parser.parse_args()
@@ -123,7 +143,7 @@ def main() -> None:
             continue
         start = time.monotonic()
         try:
-            report.table(name, part, setup)
+            report.table(name, part, setup, began + args.limit_s)
         except Exception as error:  # the other parts are to be measured all the same
             report.say(f"\n{name} broke off: {type(error).__name__}: {str(error)[:300]}")
             report.keep(name, {"failed": traceback.format_exc()})
@@ -149,7 +169,7 @@ class Report:
         self._rows.append({"part": part, **row})
         self._json.write_text(json.dumps(self._rows, indent=1) + "\n", encoding="utf-8")
 
-    def table(self, name: str, part: Part, setup: Setup) -> None:
+    def table(self, name: str, part: Part, setup: Setup, until: float) -> None:
         title = part.title.format(
             tokens=setup.tokens, prompt=setup.prompt, limit=setup.limit_bytes / 1e9
         )
@@ -159,6 +179,9 @@ class Report:
             self.keep(name, row)
             cells = (row["error"],) if "error" in row else map(row.get, part.columns)
             self.say(f"| {row['label']} | " + " | ".join(map(cell, cells)) + " |")
+            if time.monotonic() > until:
+                self.say("\nthe time is over: rows are left out, if there are more")
+                return
             gc.collect()
 
 

@@ -15,11 +15,12 @@ import argparse
 import gc
 import json
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
 import torch
+from gpu_timing import marked
 from random_llama import GIB, random_llama
 from transformers import DynamicCache, LlamaForCausalLM
 
@@ -76,9 +77,11 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
         policy = build(method, **settings)
 
         def run(ids: list[int]):
-            with timed(Eviction, "add_layer") as evict, timed(kernels, "column_statistic") as score:
+            evictions = (Eviction, "add_layer"), (Eviction, "finish")
+            columns = kernels, "column_statistic"
+            with marked(*evictions) as evict_ms, marked(columns) as statistics_ms:
                 (session,) = prefill(decoder, ids, [policy])
-            parts = {"evict_ms": evict(), "statistics_ms": score()}
+            parts = {"evict_ms": evict_ms(), "statistics_ms": statistics_ms()}
             held = session.cache.nbytes
             session.reserve(64)
             return held, parts, lambda: session.extend([int(session.logits.argmax())])
@@ -123,30 +126,6 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
             f"kvpress, {label} 0.2",
             theirs(getattr(kvpress, wrapper)(press) if wrapper else press),
         )
-
-
-@contextmanager
-def timed(owner: object, name: str):
-    """Device time between the ends of every call of a function: yields what sums it up, in ms."""
-    function, marks = getattr(owner, name), []
-
-    def marked(*args, **kwargs):
-        pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        pair[0].record()
-        result = function(*args, **kwargs)
-        pair[1].record()
-        marks.append(pair)
-        return result
-
-    def total() -> float:
-        torch.cuda.synchronize()
-        return sum(first.elapsed_time(last) for first, last in marks)
-
-    setattr(owner, name, marked)
-    try:
-        yield total
-    finally:
-        setattr(owner, name, function)
 
 
 def attempt(run, ids: list[int], new_tokens: int) -> dict:

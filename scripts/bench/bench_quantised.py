@@ -22,6 +22,7 @@ from gpu_timing import behind, ceilings, milliseconds
 
 from kvevict import kernels
 from kvevict.cache import LayerCache
+from kvevict.ops import reads
 
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 GROUP = QUERY_HEADS // KV_HEADS
@@ -72,8 +73,6 @@ def measured(lengths: list[int], kv_dtype: str | None, bytes_per_s: float) -> di
     chunks, capacity = kernels.count_chunks(lengths), layer.tail_keys.shape[1]
     call = (q, layer.device_table, tail, chunks, capacity, None, kv_dtype)
     found = error(q, layer, kernels.decode_attention(*call))
-    if not found < LIMIT:
-        raise SystemExit(f"{kv_dtype or 'bfloat16'}, {sum(lengths)} entries: error {found:.2e}")
     ms = milliseconds(kernels.decode_attention, *call)
     row = {"error": found, "ms": ms, "bytes": layer.nbytes}
     row["floor_ms"] = 1e3 * row["bytes"] / bytes_per_s
@@ -91,28 +90,8 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("the kernels are timed on a GPU, and PyTorch finds none")
+    kinds = [kind for kind in KV_DTYPES if kind is None or reads(kind, "torch")]
     ceiling, rows = ceilings(), []
-    print(f"{torch.cuda.get_device_name()}, {ceiling['bytes_per_s'] / 1e12:.2f} TB/s")
-    print("| entries | cache | error | ms | floor ms | of bfloat16's time | quantising ms |")
-    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
-    for share in (1.0, 0.2):
-        mean = int(share * args.tokens)
-        ragged = [int(part * mean) for part in RAGGED]
-        for name, lengths in (("equal", [mean] * KV_HEADS), ("ragged", ragged)):
-            before = None
-            for kv_dtype in KV_DTYPES:
-                row = measured(lengths, kv_dtype, ceiling["bytes_per_s"])
-                before = before or row["ms"]
-                row.update(entries=mean, heads=name, kv_dtype=kv_dtype or "bfloat16")
-                row["of_bfloat16"] = row["ms"] / before
-                rows.append(row)
-                print(
-                    f"| {mean:,} a head, {name} | {row['kv_dtype']} | {row['error']:.1e} "
-                    f"| {row['ms']:.4f} | {row['floor_ms']:.4f} | {row['of_bfloat16']:.2f} "
-                    f"| {row.get('quantise_ms', 0):.2f} |",
-                    flush=True,
-                )
-                torch.cuda.empty_cache()
     record = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -121,7 +100,30 @@ def main() -> None:
         "ceilings": ceiling,
         "rows": rows,
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{record['device']}, {ceiling['bytes_per_s'] / 1e12:.2f} TB/s")
+    print("| entries | cache | error | ms | floor ms | of bfloat16's time | quantising ms |")
+    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
+    for share in (1.0, 0.2):
+        mean = int(share * args.tokens)
+        ragged = [int(part * mean) for part in RAGGED]
+        for name, lengths in (("equal", [mean] * KV_HEADS), ("ragged", ragged)):
+            before = None
+            for kv_dtype in kinds:
+                row = measured(lengths, kv_dtype, ceiling["bytes_per_s"])
+                before = before or row["ms"]
+                row.update(entries=mean, heads=name, kv_dtype=kv_dtype or "bfloat16")
+                row["of_bfloat16"] = row["ms"] / before
+                rows.append(row)
+                args.out.write_text(json.dumps(record, indent=1) + "\n")
+                print(
+                    f"| {mean:,} a head, {name} | {row['kv_dtype']} | {row['error']:.1e} "
+                    f"| {row['ms']:.4f} | {row['floor_ms']:.4f} | {row['of_bfloat16']:.2f} "
+                    f"| {row.get('quantise_ms', 0):.2f} |",
+                    flush=True,
+                )
+                torch.cuda.empty_cache()
+    if wrong := [row for row in rows if not row["error"] < LIMIT]:
+        raise SystemExit(f"{len(wrong)} of {len(rows)} results are off by more than {LIMIT:.0e}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Setup:
         bytes_per_s, flop_per_s: ceilings of this card.
         weight_bytes: that a step reads.
         limit_bytes: memory that sequences side by side may take, weights and workspace included.
+        whole: requests that are run from beginning to end.
     """
 
     model: LlamaForCausalLM
@@ -39,6 +40,7 @@ class Setup:
     flop_per_s: float
     weight_bytes: int
     limit_bytes: float
+    whole: int
 
     @property
     def layers(self) -> int:
@@ -96,7 +98,8 @@ def make_setup(args: argparse.Namespace) -> Setup:
         rates["bytes_per_s"],
         rates["flop_per_s"],
         weights,
-        weights + 4e6 if args.tiny else LIMIT_BYTES,
+        weights + 1e6 if args.tiny else LIMIT_BYTES,
+        args.whole,
     )
 
 

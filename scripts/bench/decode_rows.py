@@ -86,30 +86,48 @@ def fork(sessions: list[Session]) -> list[Session]:
     return [session.fork() for session in sessions]
 
 
+class NotRecorded(RuntimeError):
+    """A step that was to be replayed from a CUDA graph could not be recorded: what a lack of memory
+    leads to, and what would be timed is the loop."""
+
+
 def timed(setup: Setup, sessions: list[Session], expected: int) -> tuple:
     """A batch that expects so many steps.
 
     Returns:
-        The last logits, median milliseconds of a step, the choice of its tokens included, and those
-        of the second one.
+        The last logits, median milliseconds of a step, and those of the second one.
     """
-    batch, times = Batch(sessions, expected), []
     for session in sessions:
         session.reserve(max(ROOM, setup.steps + WARM))
-    logits = torch.stack([session.logits for session in sessions])
-    for _ in range(setup.steps + WARM):
+    logits, times = stepped(setup, Batch(sessions, expected), setup.steps)
+    return logits, statistics.median(times[WARM:]), times[1]
+
+
+def stepped(setup: Setup, batch: Batch, steps: int) -> tuple[torch.Tensor, list[float]]:
+    """Steps after some to warm up: the last logits, milliseconds of each, its tokens' choice too.
+
+    Raises:
+        NotRecorded: see there.
+    """
+    times = []
+    logits = torch.stack([session.logits for session in batch.sessions])
+    for _ in range(WARM + steps):
         start = time.perf_counter()
         logits = batch.step(logits.argmax(dim=-1).tolist())
         setup.wait()
         times.append((time.perf_counter() - start) * 1e3)
-    return logits.clone(), statistics.median(times[WARM:]), times[1]
+    if setup.on_gpu and batch.steps >= cuda_graph.WORTH and not cuda_graph._right["torch"]:
+        cuda_graph._right["torch"] = True  # the next batch may be recorded all the same
+        raise NotRecorded
+    return logits.clone(), times
 
 
 def launches(setup: Setup) -> Iterator[dict]:
     """What a graph's kernels take, with and without what this library does to have fewer."""
-    whole = {"fused": True, "short": True, "joined": True}
+    whole = {"fused": True, "short": True, "joined": True, "within": True}
     variants = {
         "": whole,
+        ", norms and additions beside products": {**whole, "within": False},
         ", chunks of 1,024 entries": {**whole, "short": False},
         ", a product for each projection": {**whole, "joined": False},
         ", PyTorch's kernels in a layer": {**whole, "fused": False, "joined": False},
@@ -125,12 +143,16 @@ def launches(setup: Setup) -> Iterator[dict]:
 
 
 @contextmanager
-def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
-    """Leave out the kernels of a layer, chunks that suit what heads hold, products of several."""
+def as_before(setup: Setup, fused: bool, short: bool, joined: bool, within: bool):
+    """Leave out the kernels of a layer, chunks that suit what heads hold, products of several.
+
+    Or products that do what comes before and after them, too.
+    """
     chunks = import_module("kvevict.kernels.chunks")
     arithmetic = import_module("kvevict.backends.torch.decoder")
     joined_products = import_module("kvevict.backends.torch.joined")
     original, whole = type(setup.decoder).unturned, joined_products._whole
+    rows = arithmetic.row_kernels if within and fused else lambda x: None
 
     def turned(self, layer, hidden, start):
         q, k, v, rope = original(self, layer, hidden, start)
@@ -138,6 +160,7 @@ def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
 
     with (
         patch.object(chunks, "SHORTEST", chunks.SHORTEST if short else chunks.LONGEST),
+        patch.object(arithmetic, "row_kernels", rows),
         patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
         patch.object(joined_products, "_whole", whole if joined else lambda parts: None),
         patch.object(type(setup.decoder), "unturned", original if fused else turned),
@@ -164,7 +187,7 @@ def counted(setup: Setup, session: Session) -> dict:
         if event.self_device_time_total > 0
     ]
     products = sum(ms for name, _, ms in found if any(part in name for part in PRODUCTS))
-    attention = sum(ms for name, _, ms in found if name in ("_chunks", "_combine"))
+    attention = sum(ms for name, _, ms in found if name.startswith(("_chunks", "_combine")))
     kernels, busy = sum(count for _, count, _ in found), sum(ms for *_, ms in found)
     return {
         "kernels": kernels,

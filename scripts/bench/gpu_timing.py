@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import torch
 from triton.testing import do_bench
@@ -45,6 +48,37 @@ def on_host(run, *args) -> float:
         torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times)
+
+
+@contextmanager
+def marked(*functions: tuple[object, str]) -> Iterator[Callable[[], float]]:
+    """Device time between the ends of every call of some functions, each an owner and a name.
+
+    Yields:
+        What waits for the device and sums it up, in ms; 0 where there is no GPU.
+    """
+    marks: list[list[torch.cuda.Event]] = []
+
+    def wrapped(function: Callable) -> Callable:
+        def call(*args, **kwargs):
+            marks.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+            first, last = marks[-1]
+            first.record()
+            result = function(*args, **kwargs)
+            last.record()
+            return result
+
+        return call
+
+    def total() -> float:
+        if marks:
+            torch.cuda.synchronize()
+        return sum(first.elapsed_time(last) for first, last in marks)
+
+    with ExitStack() as stack:
+        for owner, name in functions if torch.cuda.is_available() else ():
+            stack.enter_context(patch.object(owner, name, wrapped(getattr(owner, name))))
+        yield total
 
 
 def ceilings() -> dict[str, float]:

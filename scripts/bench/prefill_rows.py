@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from statistics import median
 
 import torch
 from bench_setup import GIB, Setup
+from gpu_timing import marked
 from transformers import DynamicCache
 
 from kvevict import build, kernels
@@ -58,8 +58,8 @@ def ours(setup: Setup, method: str, ratio: float | None) -> Callable[[torch.Tens
     def run(ids: torch.Tensor) -> dict:
         ids = ids.tolist()
         evictions = [(Eviction, "add_layer"), (Eviction, "finish")]
-        columns = [(kernels, "column_statistic")]
-        with marked(setup, columns) as statistics_ms, marked(setup, evictions) as evict_ms:
+        columns = kernels, "column_statistic"
+        with marked(columns) as statistics_ms, marked(*evictions) as evict_ms:
             setup.wait()
             start = time.perf_counter()
             (session,) = prefill(setup.decoder, ids, [policy])
@@ -89,28 +89,3 @@ def theirs(setup: Setup) -> Callable[[torch.Tensor], dict]:
 def measured(setup: Setup, seconds: float, held: int) -> dict:
     peak = torch.cuda.max_memory_allocated() if setup.on_gpu else 0
     return {"prefill_s": seconds, "peak_gib": peak / GIB, "cache_gib": held / GIB}
-
-
-@contextmanager
-def marked(setup: Setup, functions: list[tuple[object, str]]):
-    """Device time between the ends of every call of some functions: yields what sums it up, ms."""
-    marks, originals = [], [getattr(owner, name) for owner, name in functions]
-
-    def wrapped(function: Callable) -> Callable:
-        def call(*args, **kwargs):
-            pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            pair[0].record()
-            result = function(*args, **kwargs)
-            pair[1].record()
-            marks.append(pair)
-            return result
-
-        return call
-
-    for (owner, name), function in zip(functions, originals):
-        setattr(owner, name, wrapped(function) if setup.on_gpu else function)
-    try:
-        yield lambda: sum(first.elapsed_time(last) for first, last in marks)
-    finally:
-        for (owner, name), function in zip(functions, originals):
-            setattr(owner, name, function)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from bench_setup import GIB, Setup
-from decode_rows import ROOM, filled, lengths_of, timed
+from decode_rows import ROOM, NotRecorded, filled, lengths_of, timed
 
 from kvevict import InputError, build
 from kvevict.engine import cuda_graph, prefill
@@ -43,18 +43,31 @@ def rate(setup: Setup, kind: str, make: Callable[[], Session] | None) -> dict:
         own.reserve(ROOM)
         return own
 
-    room = setup.limit_bytes - SPARED * setup.on_gpu - weights(setup)
-    count = max(1, int(room / session(0).cache.nbytes))
+    def run(count: int) -> dict:
+        sessions = [session(seed) for seed in range(count)]
+        held = sum(each.cache.nbytes for each in sessions)
+        _, step_ms, _ = timed(setup, sessions, cuda_graph.WORTH)
+        return rate_row(setup, count, held, step_ms)
+
+    return most(setup, session(0).cache.nbytes, run)
+
+
+def most(setup: Setup, one: float, run: Callable[[int], dict], less: float = 0.95) -> dict:
+    """The row of as many sequences as the limit lets be.
+
+    Args:
+        one: bytes of a sequence.
+        run: gives the row of so many.
+        less: where they turn out not to fit, this share of them is tried.
+    """
+    count = max(1, int((setup.limit_bytes - SPARED * setup.on_gpu - weights(setup)) / one))
     while count:
         try:
-            sessions = [session(seed) for seed in range(count)]
-            held = sum(each.cache.nbytes for each in sessions)
-            _, step_ms, _ = timed(setup, sessions, cuda_graph.WORTH)
-            return rate_row(setup, count, held, step_ms)
-        except torch.cuda.OutOfMemoryError:
-            sessions = []
+            return run(count)
+        except (torch.cuda.OutOfMemoryError, NotRecorded):
+            pass
         setup.free()  # out here, where no traceback holds anything
-        count = count * 95 // 100
+        count = int(count * less)
     return {"error": "out of memory"}
 
 

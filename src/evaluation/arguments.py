@@ -77,6 +77,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="put prompts into the model's chat template: as the benchmark has it, all, or none",
     )
     p.add_argument(
+        "--answer_prefix",
+        choices=("on", "off"),
+        default="on",
+        help="let the answer begin as the benchmark has it, such as ruler's ' Answer:', or not",
+    )
+    p.add_argument(
         "--no_truncation", action="store_true", help="refuse longer prompts instead of cutting them"
     )
     p.add_argument(
@@ -96,6 +102,18 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--decode_together",
         action="store_true",
         help="decode all settings of a prompt as one batch: faster, rounded otherwise",
+    )
+    p.add_argument(
+        "--nll",
+        action="store_true",
+        help="note beside each answer how unlikely the reference is: the negative log-likelihood "
+        "of its tokens, their mean",
+    )
+    p.add_argument(
+        "--unpack",
+        action="store_true",
+        help="count the bytes of quantised caches, then decode from their numbers in the model's "
+        "own type: the same scores, sooner where no kernel reads so few bits, in more memory",
     )
     add_policy_flags(p)
     args = p.parse_args(argv)
@@ -155,12 +173,16 @@ def runs(
             settings["length"] = length
         if args.chat != "auto":
             settings["chat"] = args.chat
+        if args.answer_prefix != "on":
+            settings["answer_prefix"] = args.answer_prefix
         if args.framework != "paddle":
             settings["framework"] = args.framework
         if args.decode_together:
             settings["decode_together"] = True
         if args.batch != 1:
             settings["batch"] = "auto" if args.batch is None else args.batch
+        if args.unpack:
+            settings["unpack"] = True
         if args.dtype:
             settings["dtype"] = args.dtype
         made_to = "" if length is None else f"-{length}"

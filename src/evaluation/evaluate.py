@@ -99,6 +99,8 @@ def evaluate(args: Namespace) -> None:
         set(loaded.eos_ids),
         args.decode_together,
         args.batch,
+        args.nll,
+        args.unpack,
     )
     predicted = sum(
         _run_task(part, task, args, predictor, policies, processes)

@@ -49,6 +49,7 @@ class Processes:
         self.rank = integer(rank, 0, most=MOST)
         self.world = integer(world, 1, least=1, most=MOST)
         self._store: Any = None
+        self._shared = 0
         if (self.rank, self.world) == (0, 1):
             return
         missing = [name for name in names if not os.environ.get(name)]
@@ -87,11 +88,16 @@ class Processes:
                 _until(lambda: self._add("end", 0) == self.world - 1)
 
     def share(self, examples: list[Any], neighbours: bool) -> list[Any]:
-        """This process's part: every ``world``-th, or ``neighbours``, which stay together."""
+        """This process's part: every ``world``-th, or ``neighbours``, which stay together.
+
+        Who had the last example of one call comes last in the next: of many tasks of few examples
+        each, all processes have some.
+        """
+        count, turn = len(examples), (self.rank - self._shared) % self.world
+        self._shared += count
         if neighbours:
-            count = len(examples)
-            return examples[self.rank * count // self.world : (self.rank + 1) * count // self.world]
-        return examples[self.rank :: self.world]
+            return examples[turn * count // self.world : (turn + 1) * count // self.world]
+        return examples[turn :: self.world]
 
     def _address(self) -> tuple[str, int]:
         """Where the store is."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import Example, Task
 from evaluation.prompting import Prompting, PromptTokens
-from kvevict.engine import decode_all, decode_together, memory, prefill
+from kvevict.engine import decode_all, decode_together, log_likelihoods, memory, prefill
 from kvevict.engine.session import Decoder, Session
 from kvevict.errors import InputError
 from kvevict.methods import Policy
@@ -43,6 +43,9 @@ class Predictor:
         together: decode all policies of an example as one batch.
         batch: answers that are decoded side by side, of any examples; None for as many as memory
             holds.
+        nll: also note how unlikely the reference answer is, the mean over its tokens of the
+            negative log-likelihood, each token given the true ones before it.
+        unpack: decode from the numbers of quantised caches, once their bytes have been counted.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class Predictor:
         eos: set[int],
         together: bool = False,
         batch: int | None = 1,
+        nll: bool = False,
+        unpack: bool = False,
     ) -> None:
         self.decoder, self.prompting, self.eos, self.together = decoder, prompting, eos, together
-        self.batch = batch
+        self.batch, self.nll, self.unpack = batch, nll, unpack
         self._compressed: tuple[Any, list[Session]] = (None, [])
 
     def predict(self, task: Task, work: Iterable[tuple[Example, list[Policy]]]) -> Iterator[Answer]:
@@ -141,6 +146,7 @@ class Predictor:
         if reused:  # nothing but the question was read in this time
             common["context_reused"] = True
         rows = []
+        likely = self._likelihood(task, example, tokens, sessions) if self.nll else []
         for session in sessions:
             row = {
                 **common,
@@ -148,12 +154,29 @@ class Predictor:
                 "cache_entries": session.cache.entries,
                 "left_whole": session.cache.entries == self._entries(len(tokens.compressed)),
             }
+            if self.unpack:
+                session.cache.dequantise()
             began = time.perf_counter()
             if tokens.after:
                 _wait(session.extend(tokens.after), where)
             spent = shared + time.perf_counter() - began
             rows.append({**row, "prefill_seconds": round(spent, 4)})
+        for row, nll in zip(rows, likely):
+            row["nll"] = nll
         return sessions, rows
+
+    def _likelihood(
+        self, task: Task, example: Example, tokens: PromptTokens, sessions: list[Session]
+    ) -> list[float]:
+        """What ``nll`` asks for, of each session, none of which goes on; of no answer nothing."""
+        ids = self.prompting.reference(task, example)
+        if not ids:
+            return []
+        forks = [session.fork() for session in sessions]
+        for fork in forks if tokens.after else ():
+            fork.extend(tokens.after)
+        found = log_likelihoods([(fork, ids) for fork in forks])
+        return [round(-total / len(ids), 6) for total, _ in found]
 
     def _answer(
         self,

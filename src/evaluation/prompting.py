@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import Benchmark, Example, Task
+from benchmarks.benchmark import Prompt
 from kvevict.engine import longest_prompt
 from kvevict.errors import InputError
 from kvevict.methods import Policy
@@ -54,6 +55,7 @@ class Prompting:
         truncate: cut longer prompts in the middle; otherwise refuse them.
         compress: ``prompt`` evicts from the whole prompt, question included; ``context`` from the
             context alone, before the question is known.
+        answer_prefix: let the answer begin as the benchmark has it.
     """
 
     benchmark: Benchmark
@@ -64,6 +66,7 @@ class Prompting:
     positions: int
     truncate: bool
     compress: str
+    answer_prefix: bool = True
 
     def max_prompt_tokens(self, task: Task) -> int:
         """The most tokens that a prompt of ``task`` may have, those of a chat template apart.
@@ -105,7 +108,7 @@ class Prompting:
             InputError: too long with truncation off, or a question without room for a context.
         """
         template = self.template(task)
-        context, question, answer_prefix = task.prompt(example.fields)
+        context, question, answer_prefix = self._texts(task, example)
         around = self._around(task, answer_prefix)
         fitting = self.positions - task.max_new_tokens
         most = min(self.max_prompt_tokens(task) + around, fitting)
@@ -137,6 +140,23 @@ class Prompting:
             return 0
         empty = self._parts("", "", answer_prefix, template), self._parts("", "", "", None)
         return empty[0].total - empty[1].total
+
+    def reference(self, task: Task, example: Example) -> list[int]:
+        """The tokens of the first reference answer as it follows the prompt, its first ones where
+        it is longer than an answer may be; none where there is no such text."""
+        answer = task.reference(example.fields).get("ground_truth")
+        answer = answer[0] if isinstance(answer, list) and answer else answer
+        if not isinstance(answer, str) or not answer.strip():
+            return []
+        before = "".join(self._texts(task, example))
+        opened = self.template(task) and not self._texts(task, example).answer_prefix
+        if not opened and not before[-1:].isspace() and not answer[0].isspace():
+            answer = f" {answer}"
+        return self._encode(answer)[: task.max_new_tokens]
+
+    def _texts(self, task: Task, example: Example) -> Prompt:
+        prompt = task.prompt(example.fields)
+        return prompt if self.answer_prefix else prompt._replace(answer_prefix="")
 
     def _parts(
         self, context: str, question: str, answer_prefix: str, template: ChatTemplate | None
@@ -189,6 +209,7 @@ def prompting_for(
         positions=checkpoint.max_positions,
         truncate=not args.no_truncation,
         compress=args.compress,
+        answer_prefix=args.answer_prefix == "on",
     )
     fit = _leaving_positions(args, chosen, prompting, policies)
     if fit is None:

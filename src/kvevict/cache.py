@@ -114,6 +114,14 @@ class LayerCache:
         self.keys, self.values = (x.new_empty((0, x.shape[-1])) for x in (self.keys, self.values))
         self.moves += 1
 
+    def dequantise(self) -> None:
+        """Hold the prefix's numbers, as their codes have them, in place of the codes."""
+        if self.quantised:
+            runs = [[x.reshape(-1, x.shape[-1]) for x in run] for _, *run in self.runs()]
+            self.keys, self.values = (namespace(self.keys).cat(list(own)) for own in zip(*runs))
+            self.quantised = None
+            self.moves += 1
+
     @property
     def kv_dtype(self) -> str | None:
         """What the prefix is quantised to."""
@@ -237,6 +245,11 @@ class KVCache:
         """Preallocate the tails for ``tokens`` more tokens."""
         for layer in self.layers:
             layer.reserve(layer.tail + tokens)
+
+    def dequantise(self) -> None:
+        """See :meth:`LayerCache.dequantise`, of all layers."""
+        for layer in self.layers:
+            layer.dequantise()
 
     def fork(self) -> KVCache:
         """A second cache over the same prefixes, whose tokens do not reach this one."""

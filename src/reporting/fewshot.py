@@ -12,9 +12,11 @@ from reporting.style import display
 from reporting.tables import DASH, Table, score_cell
 from reporting.variants import label_variants
 
+Examples = Mapping[int, Mapping[str, Any]]
+
 
 def table(
-    model: str, policies: list[dict[str, Any]], shots: int, of_task: Mapping[str, Any]
+    model: str, policies: list[dict[str, Any]], shots: int, of_task: Mapping[str, Examples]
 ) -> Table:
     """The table of one number of shots.
 
@@ -22,14 +24,18 @@ def table(
         model: its name.
         policies: the rows, as runs record them.
         shots: examples before the question.
-        of_task: by task, for each policy whether each example was answered right (``correct``) and
-            what was kept of the prompts (``kept``).
+        of_task: by task and example, for each policy whether it was answered right (``correct``)
+            and how many entries were kept of how many (``kept``).
     """
     rows, sources = [], {}
     for number, (policy, label) in enumerate(zip(policies, label_variants(policies))):
-        scores = [estimate(r["correct"][number], r["ids"]) for r in of_task.values()]
-        kept = [record["kept"][number] for record in of_task.values()]
-        share = sum(one["kept"] for one in kept) / sum(one["entries"] for one in kept)
+        scores = [
+            estimate([line["correct"][number] for line in lines.values()], list(lines))
+            for lines in of_task.values()
+        ]
+        counts = [line["kept"][number] for lines in of_task.values() for line in lines.values()]
+        kept, entries = map(sum, zip(*counts))
+        share = kept / entries
         mean = score_cell(average(scores)) if len(scores) > 1 else DASH
         rows.append([display(label), f"{share:.1%}", *map(score_cell, scores), mean])
         found = beside({"benchmark": "lm_eval", "model": model, "shots": shots, "policy": policy})
@@ -37,8 +43,7 @@ def table(
         if theirs and set(theirs.tasks) == set(of_task):
             rows.append([THEIRS, "", *[DASH] * len(scores), f"{theirs.score / 100:.3f}"])
             sources[f"Published by {found.source}; over all examples of a task."] = None
-    counts = sorted({len(record["ids"]) for record in of_task.values()})
-    counted = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    counted = [f"{name} {len(lines)}" for name, lines in of_task.items()]
     header = ["Method", "Kept", *of_task, "Mean"]
-    notes = [f"{counted} examples a task.", *sources]
+    notes = [f"Examples: {', '.join(counted)}.", *sources]
     return Table(f"Accuracy, {shots} shots", header, rows, notes)

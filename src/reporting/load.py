@@ -22,6 +22,7 @@ from kvevict.errors import InputError
 from kvevict.files import file_sha256
 from reporting.records import Record, read_lines, read_records
 
+LATER = ("nll", "made")  # which files of before do not have
 MEANS = ("cache_bytes", "full_cache_bytes", "prefill_seconds", "ms_per_token")
 
 
@@ -39,6 +40,10 @@ class Result:
             stand there, and altogether where the data were not at hand.
         cache_bytes, full_cache_bytes, prefill_seconds, ms_per_token: means.
         prefill_shared_by: settings that the prefills served.
+        nll: of each example, see ``--nll`` of eval_llama3.py, None where it was not noted; None
+            altogether where it never was.
+        made: versions and digests, see :class:`~reporting.records.Record`; of the first of several
+            runs.
     """
 
     settings: dict[str, Any]
@@ -53,6 +58,8 @@ class Result:
     prefill_seconds: float
     prefill_shared_by: int
     ms_per_token: float
+    nll: list[float | None] | None = None
+    made: dict[str, Any] | None = None
 
     @property
     def known_tokens(self) -> list[int]:
@@ -91,7 +98,11 @@ def read_runs(output_dir: Path, data_dir: Path | None = None) -> list[Result]:
 
 def write_scores(path: Path, results: list[Result]) -> None:
     """Keep what a report is made of: one line of JSON a run and task, compressed."""
-    lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
+    lines = ""
+    for result in results:
+        row = asdict(result)
+        row = {key: value for key, value in row.items() if key not in LATER or value is not None}
+        lines += json.dumps(row) + "\n"
     files.write(path, gzip.compress(lines.encode(), mtime=0))
 
 
@@ -103,10 +114,8 @@ def read_scores(path: Path) -> list[Result]:
     """
     results = []
     for number, row, _ in read_lines(path):
-        if (
-            set(row) != {field.name for field in fields(Result)}
-            or row["task"] not in benchmarks.tasks()
-        ):
+        known = {*row, *LATER} == {field.name for field in fields(Result)}
+        if not known or row["task"] not in benchmarks.tasks():
             raise InputError(f"{path}, line {number}: not a line of the scores of a report")
         results.append(Result(**row))
     if not results:
@@ -121,7 +130,7 @@ def _read_run(record: Record, depths: _Depths) -> Iterator[Result]:
         data = record.data[task.name]
         result = _result(record.settings, task, data, file, scores, depths)
         if result:
-            yield result
+            yield replace(result, made=record.made or None)
 
 
 def _result(
@@ -144,6 +153,7 @@ def _result(
         steps = sum(row["decode_steps"] for row in rows)
         read = [row for row in rows if not row.get("context_reused")]  # that read the whole prompt
         of_example = depths.of(task, data)
+        nll = [stats[i].get("nll") if i in stats else None for i in done]
         return Result(
             settings,
             task.name,
@@ -157,6 +167,7 @@ def _result(
             prefill_seconds=mean(row["prefill_seconds"] for row in read or rows),
             prefill_shared_by=max(row["policies"] for row in rows),
             ms_per_token=1e3 * sum(row["decode_seconds"] for row in rows) / max(1, steps),
+            nll=nll if any(one is not None for one in nll) else None,
         )
     except (KeyError, TypeError):
         raise InputError(f"{file} does not hold the statistics of eval_llama3.py") from None
@@ -185,8 +196,13 @@ def _joined(parts: list[Result]) -> Result:
         prompt_tokens=[part.prompt_tokens[at] for part, at in first],
         depths=[part.depths[at] for part, at in first] if parts[0].depths else None,
         prefill_shared_by=max(part.prefill_shared_by for part in parts),
+        nll=[part.nll and part.nll[at] for part, at in first] if _any_nll(parts) else None,
         **{name: weighted(name) for name in MEANS},
     )
+
+
+def _any_nll(parts: list[Result]) -> bool:
+    return any(part.nll for part in parts)
 
 
 def _short(score: float) -> float:

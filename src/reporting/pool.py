@@ -42,6 +42,7 @@ class Cell:
         prefill_shared_by: settings that the prefills served.
         decoded_together: whether the settings of a prompt were decoded as one batch.
         published: what others have of the same setting.
+        nll: of the reference answer, the mean over examples that it was noted of; None for none.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Cell:
     decoded_together: bool
     ms_per_token: float
     published: Published | None = None
+    nll: float | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         for at, (i, score) in enumerate(zip(result.ids, result.scores)):
             scores[result.data, i].append(score)
             depths[result.data, i] = result.depths[at] if result.depths else None
+    nlls = [one for result in results for one in result.nll or () if one is not None]
     means = {key: mean(values) for key, values in scores.items()}
     return Cell(
         method,
@@ -186,6 +189,7 @@ def _cell(method: str, ratio: float, task: str, length: str, results: list[Resul
         decoded_together=any(result.settings.get("decode_together") for result in results),
         ms_per_token=mean(result.ms_per_token for result in results),
         published=beside({**results[0].settings, "code_similarity": CODE_SIMILARITIES[0]}),
+        nll=mean(nlls) if nlls else None,
     )
 
 

@@ -16,6 +16,7 @@ from benchmarks.examples import parse_json_line
 from kvevict.errors import InputError
 
 GZIP = b"\x1f\x8b"
+MADE = ("versions", "model_files")
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Record:
         path: the directory.
         settings: what determined the predictions, but for where the model lay.
         data: SHA-256 of each task's data file.
+        made: what else was there: ``versions`` of the software, ``model_files`` with their digests.
     """
 
     name: str
     path: Path
     settings: dict[str, Any]
     data: dict[str, str]
+    made: dict[str, Any]
 
     @property
     def benchmark(self) -> Benchmark:
@@ -80,7 +83,8 @@ def _read_record(file: Path, name: str) -> Record:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file} is not the record of a run") from None
-    return Record(name, file.parent, settings, data)
+    made = {key: run[key] for key in MADE if key in run}
+    return Record(name, file.parent, settings, data, made)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from reporting.figures import figures
+from reporting.likelihood import likelihood_table
 from reporting.load import Result
-from reporting.pool import pool
-from reporting.tables import HOW, Table, tables
+from reporting.pool import Group, pool
+from reporting.tables import HOW, Table, cost_table, score_table
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,20 @@ def sections(results: list[Result]) -> list[Section]:
         pictures = [Picture(f"{prefix}{name}.png", *rest) for name, *rest in figures(group)]
         made.append(Section(group.title, pictures, tables(group)))
     return made
+
+
+def tables(group: Group) -> list[Table]:
+    """Scores, likelihoods where they were noted, and costs for each length of a group."""
+    made = [
+        table
+        for length, cells in group.parts()
+        for table in (
+            score_table(cells, length, group.benchmark),
+            likelihood_table(cells, length),
+            cost_table(cells, length),
+        )
+    ]
+    return [table for table in made if table]
 
 
 def markdown(title: str, parts: list[Section]) -> str:

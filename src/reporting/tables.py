@@ -9,7 +9,7 @@ import benchmarks
 from benchmarks import Benchmark
 from benchmarks.benchmark import mean_score
 from reporting.intervals import Estimate, average
-from reporting.pool import Cell, Group, settings_of, task_names
+from reporting.pool import Cell, settings_of, task_names
 from reporting.published import Published
 from reporting.score_table import THEIRS, averages_over
 from reporting.style import amount, display
@@ -48,15 +48,6 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in notes)])
 
 
-def tables(group: Group) -> list[Table]:
-    """Scores and costs for each length of a group."""
-    return [
-        table
-        for length, cells in group.parts()
-        for table in (score_table(cells, length, group.benchmark), cost_table(cells, length))
-    ]
-
-
 def score_table(cells: list[Cell], length: str = "", benchmark: Benchmark | None = None) -> Table:
     """Methods and keep ratios down, tasks and their mean across.
 
@@ -85,7 +76,7 @@ def score_table(cells: list[Cell], length: str = "", benchmark: Benchmark | None
             "here is the mean over all examples."
         )
     header += ["Mean"] * ("Mean" in groups)
-    return Table(_titled("Score", length), header, rows, list(dict.fromkeys(notes)))
+    return Table(titled("Score", length), header, rows, list(dict.fromkeys(notes)))
 
 
 def _groups(benchmark: Benchmark | None, names: list[str]) -> dict[str, list[str]]:
@@ -149,7 +140,7 @@ def cost_table(cells: list[Cell], length: str = "") -> Table:
     notes = ["* One prefill served several settings; its whole time stands at each."] * shared
     if batched:
         notes.append("– Decoded as one batch with other settings, whose time is of none alone.")
-    return Table(_titled("Cost", length), header, rows, notes)
+    return Table(titled("Cost", length), header, rows, notes)
 
 
 def _notes(cells: list[Cell]) -> list[str]:
@@ -179,7 +170,8 @@ def _left_whole(cell: Cell) -> bool:
     return cell.keep < 1 and cell.cache_bytes > 1.1 * cell.keep * cell.full_cache_bytes
 
 
-def _titled(title: str, length: str) -> str:
+def titled(title: str, length: str) -> str:
+    """A title that says the length of the prompts where there are several."""
     return f"{title} at {length} tokens" if length else title
 
 

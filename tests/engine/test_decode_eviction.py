@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kvevict import METHODS, AdaKV, InputError, SnapKV, build
+from kvevict import METHODS, AdaKV, Fade, InputError, SnapKV, build
 from kvevict.engine import decode
 from kvevict.methods import Composition
 from kvevict.methods.nacl import ProxyScore
@@ -101,6 +101,25 @@ def test_snapkv_scores_what_it_holds() -> None:
     entries = list(sums[0])
     scores = pool(np.array(list(sums[0].values())), window, 3)
     assert held(session, prompt, 0) == [[entries[i] for i in choose(scores, budget, 0, window)]]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_each_decoded_row_fades_what_was_there(at_once: int) -> None:
+    """One after the other or several at once, without an eviction between."""
+    n, steps, window = 40, 6, 5
+    prompt = Prompt(6, n, kv_heads=1, group=1, layers=1, more=steps)
+    settings = {"min_eviction_seqlen": 0, "decode_slack": steps}
+    session = run(Fade(0.5, window_size=window, recent=2, **settings), prompt)
+    positions = kept(session, prompt)[0][0]
+    weights = prompt.weights(0)[0, 0, -window:] / np.arange(window, 0, -1)[:, None]
+    squares = {j: (weights[:, j] ** 2).sum() for j in positions}
+    for step in range(n, n + steps):
+        row = grow([dict.fromkeys(squares, 0.0)], prompt, 0, step)[0]
+        squares = {j: weight**2 + squares.get(j, 0.0) / 4 for j, weight in row.items()}
+    for _ in range(steps // at_once):
+        session.extend([1] * at_once)
+    (column,) = session.cache.layers[0].columns
+    np.testing.assert_allclose(column.numpy()[:, 0], list(squares.values()), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

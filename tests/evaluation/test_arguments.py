@@ -145,6 +145,26 @@ def test_types_are_crossed_with_methods_and_the_full_cache(tmp_path):
     assert "kv_dtype" not in describe(SnapKV())
 
 
+def test_what_changes_no_prediction_makes_no_other_run():
+    assert (
+        names("--nll") == names("--answer_prefix on") == names("") != names("--answer_prefix off")
+    )
+
+
+@pytest.mark.parametrize(
+    ("study", "count"),
+    [("real", 49), ("budgets", 37), ("long", 31), ("bytes", 52), ("forms", 6), ("table2", 10)],
+)
+def test_studies_hold_the_settings_that_they_promise(study, count):
+    found = policies(f"--config configs/studies/{study}.yaml --min_eviction_seqlen 0")
+    assert len(found) == len({json.dumps(describe(policy)) for policy in found}) == count
+    assert "fade" in {policy.name for policy in found}
+    assert {policy.decode_slack for policy in found} == {None}, "all decode as one batch"
+    if study == "bytes":
+        bits = {policy.kv_dtype for policy in found}
+        assert bits == {None, "int8", "int4", "int2"}
+
+
 def test_runs_are_named_readably_and_apart():
     found = names("--model_path org/m --method full,nacl,h2o --keep_ratio 0.05,0.5")
     readable = [name.rpartition("_")[0] for name in found]

@@ -79,6 +79,25 @@ def test_a_sweep_over_types(framework, llama, data, tmp_path):
         assert f"kv_dtype {kind}" in scores
 
 
+@pytest.mark.parametrize("compress", ["prompt", "context"])
+def test_unpacked_caches_answer_alike_and_count_the_same_bytes(llama, data, tmp_path, compress):
+    """By the framework at hand; heads of one layer differ in length, and groups are not full."""
+    flags = ["--method=full,adakv", "--keep_ratio=0.3", "--kv_dtype=auto,int8,int4,int2"]
+    flags += ["--stop_idx=3", "--decode_together", f"--compress={compress}"]
+    found = {}
+    for name, more in (("packed", []), ("unpacked", ["--unpack"])):
+        run(next(iter(FRAMEWORKS)), llama, data, tmp_path / name, *flags, *more)
+        found[name] = {
+            key: [
+                [row["prediction"] for row in lines(directory / "preds_passkey.jsonl")],
+                [row["cache_bytes"] for row in lines(directory / "stats_passkey.jsonl")],
+            ]
+            for key, directory in records(tmp_path / name).items()
+        }
+    assert len(found["packed"]) == 8
+    assert found["packed"] == found["unpacked"]
+
+
 def test_both_frameworks_predict_the_same(llama, data, tmp_path):
     for framework in FRAMEWORKS:
         interpreter(framework)

@@ -38,6 +38,15 @@ def test_every_example_has_one_process_and_no_process_is_overloaded(world, count
         assert together == [*range(count)]
 
 
+@given(st.integers(1, 9), st.lists(st.integers(0, 12), max_size=9))
+def test_of_many_tasks_of_few_examples_all_have_some(world, counts):
+    own = [[p.share([*range(count)], False) for count in counts] for p in processes(world)]
+    for task, count in enumerate(counts):
+        assert sorted(chain(*(shares[task] for shares in own))) == [*range(count)]
+    totals = [sum(map(len, shares)) for shares in own]
+    assert max(totals) - min(totals) <= 1
+
+
 def test_the_launcher_says_who_we_are(monkeypatch):
     assert (Processes().rank, Processes().world) == (0, 1)
     torchrun = {"RANK": "4", "WORLD_SIZE": "5", "MASTER_ADDR": "there", "MASTER_PORT": "29500"}

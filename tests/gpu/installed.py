@@ -10,12 +10,27 @@ import platform
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 
-from common import DRY, FRAMEWORK, framework
+# Of the check itself and of the library, beside the framework; by what pip calls them.
+NEEDED = {
+    "numpy": "numpy",
+    "pytest": "pytest",
+    "safetensors": "safetensors",
+    "threadpoolctl": "threadpoolctl",
+    "tokenizers": "tokenizers",
+    "tqdm": "tqdm",
+    "yaml": "PyYAML",
+}
+if missing := [package for module, package in NEEDED.items() if not find_spec(module)]:
+    print(f"MISSING    what the check needs beside a framework: pip install {' '.join(missing)}")
+    sys.exit(1)
 
-from kvevict import ops
-from kvevict.backends import backend, versions
-from kvevict.errors import InputError
+from common import DRY, FRAMEWORK, framework  # noqa: E402
+
+from kvevict import ops  # noqa: E402
+from kvevict.backends import backend, versions  # noqa: E402
+from kvevict.errors import InputError  # noqa: E402
 
 
 def main() -> int:

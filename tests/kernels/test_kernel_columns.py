@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvevict.attention import ColumnStatistic, columns
 from kvevict.errors import InputError
 from tests.kernels.dense import DEVICE, DTYPES, attention, error, heads, kernels, torch
 
@@ -42,6 +43,21 @@ def test_sums_match_dense_attention(shape, reduce, per_kv_head, dtype):
     assert got.dtype == torch.float32 and got.shape == expected.shape
     assert error(got, expected) < 1e-5
     assert torch.equal(got, kernels.column_statistic(q, k, lse.float(), reduce, per_kv_head))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("per_kv_head", [True, False])
+@pytest.mark.parametrize("reduce", ["sum", "sum_of_squares"])
+def test_rows_that_fade(monkeypatch, reduce, per_kv_head, dtype):
+    """A shift of their log-sum-exp is all that the kernel sees of it."""
+    q, k = heads(1, 6, 150, 64, dtype), heads(1, 2, 150, 64, dtype)
+    weights, lse, _ = attention(q, k)
+    faded = weights[..., -32:, :] / torch.arange(32, 0, -1, device=DEVICE)[:, None]
+    expected = (faded if reduce == "sum" else faded**2).sum(-2)
+    expected = expected.sum(2) if per_kv_head else expected.flatten(1, 2)
+    monkeypatch.setattr(columns, "attention_kernels", lambda q: kernels)
+    asked = ColumnStatistic(reduce, 32, per_kv_head, fading=1.0)
+    assert error(columns.column(q, k, lse.float(), asked), expected) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

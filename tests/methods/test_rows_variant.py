@@ -38,9 +38,19 @@ def expected(prompt: Prompt, layer: int, rows: int, **wanted) -> np.ndarray:
     scores = (seen * factor).max(1) if wanted.get("heads") == "worst" else (seen * factor).sum(1)
     if wanted.get("heads") == "layer":
         scores = np.repeat(scores.sum(0, keepdims=True), prompt.kv_heads, 0)
+    scores[:, : wanted.get("n_sink", 0)] = 0
     kernel, shift = wanted.get("kernel_size", 7), wanted.get("shift", 0)
     scores = np.pad(scores, ((0, 0), (shift, 0)))[:, :N]
-    if wanted.get("pool") == "max":
+    if wanted.get("tail"):
+        back, ahead = wanted.get("back", 31), wanted.get("ahead", 31)
+        lent = np.zeros((len(scores), N - RECENT, N - RECENT))  # head, from, to
+        for j, own in enumerate(scores[:, : N - RECENT].T):
+            for to in range(max(0, j - back), min(N - RECENT, j + ahead + 1)):
+                share = (1 + abs(to - j) / wanted.get("plateau", 1.0)) ** -wanted["tail"]
+                lent[:, j, to] = own * share
+        scores = lent.max(1) if wanted.get("pool") == "max" else lent.sum(1)
+        scores = np.pad(scores, ((0, 0), (0, RECENT)))
+    elif wanted.get("pool") == "max":
         half = kernel // 2
         scores = np.array(
             [[own[max(0, j - half) : j + half + 1].max() for j in range(N)] for own in scores]
@@ -66,6 +76,11 @@ POINTS = [
     {"window_size": 8, "heads": "layer"},
     {"window_size": 8, "renormalise": True},
     {"window_size": 4, "recent": 1},
+    {"window_size": 8, "tail": 1},
+    {"window_size": 8, "tail": 1.5, "plateau": 4, "back": 3, "ahead": 20},
+    {"window_size": 8, "tail": 1, "n_sink": 4},
+    {"window_size": 8, "kernel_size": 15, "n_sink": 2},
+    {"window_size": 8, "tail": 0.5, "pool": "max", "back": 2, "ahead": 11},
 ]
 
 
@@ -78,11 +93,14 @@ def test_a_point_of_the_search(settings) -> None:
     rows = max(sizes, default=settings.get("window_size")) + settings.get("skip", 0)
     recent = settings.get("recent", RECENT)
     for layer, heads in enumerate(found):
-        scores = expected(prompt, layer, rows, **settings)[:, : N - recent]
-        counts = shares(scores, BUDGET - recent, int(0.2 * (BUDGET - recent)))
+        sinks = settings.get("n_sink", 0)
+        scores = expected(prompt, layer, rows, **settings)[:, sinks : N - recent]
+        free = BUDGET - recent - sinks
+        counts = shares(scores, free, int(0.2 * free))
         for own, positions, count in zip(scores, heads, counts):
-            ranked = sorted(range(N - recent), key=lambda j: (-own[j], j))[:count]
-            assert positions == sorted([*ranked, *range(N - recent, N)])
+            ranked = sorted(range(len(own)), key=lambda j: (-own[j], j))[:count]
+            ranked = [*range(sinks), *(sinks + j for j in ranked), *range(N - recent, N)]
+            assert positions == sorted(ranked)
 
 
 def test_the_questions_rows() -> None:

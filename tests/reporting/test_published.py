@@ -10,7 +10,7 @@ import benchmarks
 from evaluation import arguments
 from evaluation.policies import chosen_policies
 from kvevict.methods import build, describe
-from reporting import published, tables
+from reporting import published, sections, tables
 from reporting.load import read_runs
 from reporting.pool import pool
 from tests.reporting.runs import write_run
@@ -109,7 +109,7 @@ def test_a_report_has_them_below_ours(tmp_path):
         for task in ("passkey", "number_string"):
             write_run(tmp_path / method, method, [True, False], task=task, model=LLAMA)
     (group,) = pool(read_runs(tmp_path))
-    table = tables.tables(group)[0]
+    table = sections.tables(group)[0]
     assert table.header == ["Method", "Kept", "Retrieve.PassKey", "Retrieve.Number", "Mean"]
     theirs = {above[0]: row for above, row in zip(table.rows, table.rows[1:]) if "↳" in row[0]}
     assert theirs == {
@@ -123,7 +123,7 @@ def test_a_report_averages_groups_of_tasks(tmp_path):
     for task in ("passkey", "number_string", "kv_retrieval", "needle"):
         write_run(tmp_path / "full", "full", [task == "passkey"], task=task)
     (group,) = pool(read_runs(tmp_path))
-    table = tables.tables(group)[0]
+    table = sections.tables(group)[0]
     assert table.header[-3:] == ["∞Bench average (3)", "without KV (2)", "Mean"]
     assert [cell.split()[0] for cell in table.rows[0][-3:]] == ["0.333", "0.500", "0.250"]
     assert not any("ublished" in note for note in table.notes)
@@ -135,4 +135,4 @@ def test_a_report_of_longbench_e_says_that_its_classes_are_pooled(tmp_path):
     cells = list(group.cells)
     note = "LongBench-E has several figures for a task, which compute_scores.py prints"
     assert tables.score_table(cells, "", benchmarks.get("longbench_e")).notes[-1].startswith(note)
-    assert not any(note in each for each in tables.tables(group)[0].notes)
+    assert not any(note in each for each in sections.tables(group)[0].notes)

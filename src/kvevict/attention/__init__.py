@@ -15,6 +15,7 @@ from .base import (
     Weights,
     WindowRows,
 )
+from .columns import column
 
 __all__ = [
     "ColumnStatistic",
@@ -52,10 +53,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[Weights, ...] = ()
         backend = flash if whole and flash_applies(q) else blockwise
     rows = [statistic for statistic in statistics if isinstance(statistic, WindowRows)]
     unmasked = [s for s in statistics if isinstance(s, ColumnStatistic) and not s.causal]
-    causal = tuple(statistic for statistic in statistics if statistic not in (*rows, *unmasked))
+    fading = [s for s in statistics if isinstance(s, ColumnStatistic) and s.fading]
+    apart = (*rows, *unmasked, *fading)
+    causal = tuple(statistic for statistic in statistics if statistic not in apart)
     output = backend.attend(q, k, v, causal)
     for statistic in unmasked:
         output.columns[statistic] = blockwise.unmasked_columns(q, k, statistic)
+    for statistic in fading:
+        output.columns[statistic] = column(q, k, output.lse, statistic)
     for statistic in rows:
         output.columns[statistic] = blockwise.window_rows(q, k, output.lse, statistic)
     return output

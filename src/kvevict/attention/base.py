@@ -23,12 +23,16 @@ class ColumnStatistic:
             before the comparison, with the mean of the sums; otherwise after the reduction).
         causal: False to let these rows see every key, those after them too. Attention itself stays
             causal. For sums only, and by :func:`kvevict.attention.attend`, not by its backends.
+        fading: f; the i-th of these rows from the end, from 1, has its weights times i^-f before
+            they are reduced. For causal sums only, by :func:`kvevict.attention.attend` as well.
+            Rows that are decoded fade what was there by 2^-f each, in place of a window of rows.
     """
 
     reduce: Reduction
     rows: int | None = None
     per_kv_head: bool = True
     causal: bool = True
+    fading: float = 0.0
 
     def __post_init__(self) -> None:
         _check_rows(self.rows)
@@ -37,6 +41,15 @@ class ColumnStatistic:
             raise InputError(f"a column statistic is one of {known}, not {self.reduce!r}")
         if not self.causal and self.reduce == "count_below_mean":
             raise InputError("count_below_mean is of causal rows")
+        if not 0 <= self.fading < float("inf"):
+            raise InputError(f"fading is a number from 0, not {self.fading!r}")
+        if self.fading and (self.reduce == "count_below_mean" or not self.causal):
+            raise InputError("rows fade in sums of causal weights only")
+
+    @property
+    def power(self) -> int:
+        """Of a weight in the reduction."""
+        return 2 if self.reduce == "sum_of_squares" else 1
 
     def first_row(self, tokens: int) -> int:
         """The first of ``tokens`` query rows that takes part."""

@@ -2,15 +2,15 @@
 
 With Paddle this is its FlashAttention-2, with PyTorch the same or cuDNN's. They return the
 log-sum-exp of each row, so a statistic over few rows needs one more product of those queries with
-the keys, and no softmax: a Triton kernel where Triton is installed, else framework operations.
+the keys, and no softmax.
 """
 
 from __future__ import annotations
 
-from ..ops import attention_kernels, compute_capability
+from ..ops import compute_capability
 from ..tensors import Tensor, namespace
 from .base import ColumnStatistic, Output, check
-from .blockwise import columns_from_lse
+from .columns import column
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, ...] = ()) -> Output:
@@ -20,17 +20,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, statistics: tuple[ColumnStatistic, .
     """
     check(q, k, v)
     out, lse = _forward(q, k, v, causal=True)
-    columns = {}
-    for statistic in statistics:
-        first = statistic.first_row(q.shape[2])
-        rows, row_lse = q[:, :, first:], lse[:, :, first:]
-        if gpu := attention_kernels(q):
-            columns[statistic] = gpu.column_statistic(
-                rows, k, row_lse, statistic.reduce, statistic.per_kv_head
-            )
-        else:
-            columns.update(columns_from_lse(rows, k, row_lse, (statistic,)))
-    return Output(out, lse, columns)
+    return Output(out, lse, {s: column(q, k, lse, s) for s in statistics})
 
 
 def attend_behind(q: Tensor, k: Tensor, v: Tensor, own_k: Tensor, own_v: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .batch import Batch
 from .decoding import decode, decode_all, decode_together, stream
+from .likelihood import log_likelihood, log_likelihoods
 from .prefilling import prefill
 from .repeating import longest_prompt
 from .session import Decoder, Session
@@ -13,6 +14,8 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_together",
+    "log_likelihood",
+    "log_likelihoods",
     "longest_prompt",
     "prefill",
     "stream",

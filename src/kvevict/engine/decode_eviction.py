@@ -2,9 +2,9 @@
 
 Each held entry carries the attention statistics that its scorer is made of. Every new row of
 weights is added to them (a statistic over one row is replaced: the newest row counts; window rows
-move on). When a head holds more than its budget and the slack, the policy's own scorer and selector
-run again over what is held, with the head's budget from the prompt. With the kernels, the host
-waits for the device once a step.
+move on; where rows fade, each new one fades what was there). When a head holds more than its budget
+and the slack, the policy's own scorer and selector run again over what is held, with the head's
+budget from the prompt. With the kernels, the host waits for the device once a step.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def _grown(statistic: Weights, column: Tensor, weights: list[Tensor]) -> Tensor:
         elif statistic.rows == 1:
             rows = _rows(statistic, run)
         else:
-            rows = _rows(statistic, run) + before
+            left = 2.0 ** (-statistic.fading * statistic.power * new)
+            rows = _rows(statistic, run) + (before * left if statistic.fading else before)
         parts.append(rows.reshape(heads * held, -1))
     return ns.cat(parts, dim=0)
 
@@ -125,16 +126,19 @@ def _grown(statistic: Weights, column: Tensor, weights: list[Tensor]) -> Tensor:
 def _rows(statistic: ColumnStatistic, weights: Tensor) -> Tensor:
     """The statistic of new rows, from ``[heads, group, rows, held]``: ``[heads, held, per]``."""
     weights = weights[:, :, statistic.first_row(weights.shape[2]) :]
+    ns, rows = namespace(weights), weights.shape[2]
+    if statistic.fading:
+        after = ns.arange(rows - 1, -1, -1, device=weights.device).float()
+        weights = weights * (2.0 ** (-statistic.fading * after)).reshape(1, 1, rows, 1)
     if statistic.reduce == "count_below_mean":
         total = weights.shape[1] if statistic.per_kv_head else 1
         weights = weights.sum(dim=1, keepdim=True) if statistic.per_kv_head else weights
-        rows, held = weights.shape[-2:]
-        ns = namespace(weights)
+        held = weights.shape[-1]
         seen = ns.arange(held - rows + 1, held + 1, device=weights.device).unsqueeze(-1)
         visible = ns.arange(held, device=weights.device) < seen
         below = ((weights < total / seen.float()) & visible).float()
         weights = below + weights * 0.0  # NaN stays NaN, for the scores' check
         return weights.sum(dim=2).swapaxes(-1, -2)
-    rows = (weights if statistic.reduce == "sum" else weights * weights).sum(dim=2)
-    rows = rows.sum(dim=1, keepdim=True) if statistic.per_kv_head else rows
-    return rows.swapaxes(-1, -2)
+    total = (weights if statistic.power == 1 else weights * weights).sum(dim=2)
+    total = total.sum(dim=1, keepdim=True) if statistic.per_kv_head else total
+    return total.swapaxes(-1, -2)

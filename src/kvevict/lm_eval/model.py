@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterator, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -14,7 +15,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from .. import backends
-from ..engine import Session
+from ..engine import Session, log_likelihoods
 from ..errors import InputError
 from ..methods import Policy, build
 from ..methods.registry import describe
@@ -23,7 +24,7 @@ from ..repetition import Repetition
 from .kept import Kept
 from .loading import load
 from .question import question, templated
-from .scoring import generate, log_likelihood
+from .scoring import generate
 from .shared import Asked, Prompts, packed
 
 # A text, its context's tokens, its continuation's: as the harness hands them on.
@@ -73,6 +74,8 @@ class KVEvict(TemplateLM):
         policy = build(method, **{"min_eviction_seqlen": 0, **settings})
         self._checkpoint = read_checkpoint(str(pretrained))
         self._loaded = load(self._checkpoint, dtype, device, framework)
+        # All choices have one context, and all policies the same ones.
+        self._encode = lru_cache(maxsize=64)(self._loaded.tokenizer.encode)
         self._delimiter = fewshot_delimiter
         self._prompts, self._number = self._under([policy]), 0
 
@@ -124,7 +127,7 @@ class KVEvict(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Tokens of a text; ``None`` adds special ones but not a second that begins the text."""
-        ids = self._loaded.tokenizer.encode(string, add_special_tokens is not False)
+        ids = list(self._encode(string, add_special_tokens is not False))
         twice = add_special_tokens is None and ids[:2] == [self.prefix_token_id] * 2
         return ids[1:] if twice else ids
 
@@ -172,10 +175,9 @@ class KVEvict(TemplateLM):
             of_context = question(context, self._delimiter)
             asked.append(self._asked(self.tok_encode(context), most, of_context, (most, until)))
 
-        def answer(session: Session, wanted: tuple[int, tuple[str, ...]]) -> str:
-            most, until = wanted
+        def answer(pairs: list[tuple[Session, tuple[int, tuple[str, ...]]]]) -> list[str]:
             eos, decode = self._loaded.eos_ids, self._loaded.tokenizer.decode
-            return generate(session, most, eos, until, decode)
+            return [generate(one, most, eos, until, decode) for one, (most, until) in pairs]
 
         answers = [""] * len(requests)
         decoded = self._prompts.answers(self._number, asked, answer, disable_tqdm)
@@ -207,7 +209,7 @@ class KVEvict(TemplateLM):
             of_context = of_context and of_context.rstrip()
             asked.append(self._asked(context, len(ids) - 1, of_context, tuple(ids)))
         answers = [(0.0, True)] * len(requests)
-        scored = self._prompts.answers(self._number, asked, log_likelihood, disable_tqdm)
+        scored = self._prompts.answers(self._number, asked, log_likelihoods, disable_tqdm)
         for index, answers[index] in scored:
             if requests[index][0] is not None:
                 self.cache_hook.add_partial("loglikelihood", requests[index][0], answers[index])

@@ -1,42 +1,10 @@
-"""What the harness asks of a prompt that has been evicted from: how likely a text is, or a text."""
+"""What the harness asks of a prompt that has been evicted from: a text, up to what ends it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import fsum
 
 from ..engine import Session
-from ..tensors import Tensor, integers, namespace
-
-CHUNK = 256  # tokens whose logits, as wide as the vocabulary, exist at a time
-
-
-def log_likelihood(session: Session, ids: Sequence[int]) -> tuple[float, bool]:
-    """The log-probability of a continuation, each token given the true ones before it.
-
-    Args:
-        session: prefilled; it goes on growing.
-        ids: the continuation, at least one token.
-
-    Returns:
-        The sum over the tokens, and whether greedy decoding would produce them.
-    """
-    model, ids = session.model, list(ids)
-    step = 1 if session.evicts else CHUNK  # what is evicted while decoding depends on the step
-    scores = [_score(session.logits.unsqueeze(0), ids[:1])]
-    for start in range(0, len(ids) - 1, step):
-        read = ids[start : min(start + step, len(ids) - 1)]
-        hidden = session.extend_hidden(model.embed(read))
-        logits = model.logits(hidden.swapaxes(0, 1))  # as many sequences of one token
-        scores.append(_score(logits.reshape(len(read), -1), ids[start + 1 :][: len(read)]))
-    return fsum(total for total, _ in scores), all(greedy for _, greedy in scores)
-
-
-def _score(logits: Tensor, ids: list[int]) -> tuple[float, bool]:
-    """The same of ``logits[i]`` and ``ids[i]``; ``logits`` is ``[tokens, vocabulary]``."""
-    wanted = integers(ids, namespace(logits).int64, like=logits)
-    log_probs = logits.index_select(1, wanted).diagonal() - logits.logsumexp(-1)
-    return fsum(log_probs.tolist()), bool((logits.argmax(-1) == wanted).all())
 
 
 def generate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,14 @@ class Prompts:
         self,
         policy: int,
         asked: Sequence[Asked],
-        answer: Callable[[Session, Any], Any],
+        answer: Callable[[list[tuple[Session, Any]]], list[Any]],
         quiet: bool,
     ) -> Iterator[tuple[int, Any]]:
         """What a policy answers, with the index into ``asked``, as it comes.
 
         Args:
             policy: its number.
-            answer: what a request makes of a session prefilled with its prompt.
+            answer: what requests make of sessions prefilled with their prompt, of each pair.
             quiet: show no progress.
         """
         places: dict[tuple[bytes, int | None], list[int]] = {}
@@ -74,8 +75,12 @@ class Prompts:
                 places.setdefault((one.prompt, one.question), []).append(index)
         for prompt, indices in tqdm(places.items(), desc="Prompts", disable=quiet or not places):
             sessions = self._prefill(*prompt)
+            pairs = [
+                (session.fork(), asked[index].request) for index in indices for session in sessions
+            ]
+            answered = iter(answer(pairs))
             for index in indices:
-                found = [answer(session.fork(), asked[index].request) for session in sessions]
+                found = list(islice(answered, len(sessions)))
                 for known, of_policy in zip(self._known, found):
                     if known is not self._known[policy]:
                         known[asked[index]] = of_policy

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..attention import Statistic, WindowRows
-from ..ops import projected_l2
-from ..tensors import Tensor, namespace
+from ..attention import ColumnStatistic, Statistic
+from ..scoring import projected_l2
+from ..tensors import Tensor
 from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .parts import LayerShared, TopK, check_window, pooled
 from .policy import Policy
@@ -38,15 +38,12 @@ class FadingRows(Scorer):
         check_window(self.window_size, self.kernel_size)
 
     def statistics(self, prompt: PromptShape) -> tuple[Statistic, ...]:
-        return (WindowRows(self.window_size),)
+        rows = self.window_size
+        return (ColumnStatistic("sum_of_squares", rows, per_kv_head=False, fading=1.0),)
 
     def __call__(self, view: LayerView) -> Tensor:
-        (weights,) = view.statistics  # [kv_heads, group, rows, N]
-        rows = weights.shape[2]
-        distance = namespace(weights).arange(rows, 0, -1, device=weights.device)
-        faded = weights / distance.float().reshape(1, 1, rows, 1)
-        norms = (faded * faded).sum(dim=2).sqrt()
-        scores = (norms * projected_l2(view.values, view.w_o)).sum(dim=1)
+        norms = view.statistics[0].sqrt()  # [kv_heads, group, N]
+        scores = projected_l2(view.values, view.w_o, norms)
         return pooled(scores, self.recent, self.kernel_size)
 
 

@@ -9,7 +9,8 @@ from .. import budget
 from ..budget import Ratio
 from ..errors import InputError
 from ..ops import top_k
-from ..tensors import Tensor, namespace
+from ..scoring import neighbours
+from ..tensors import Tensor
 from .base import Allocator, LayerView, PromptShape, Selector
 
 
@@ -113,12 +114,5 @@ def pooled(scores: Tensor, window_size: int, kernel_size: int) -> Tensor:
     Args:
         scores: ``[..., N]``; the last ``window_size`` positions take no part.
     """
-    ns = namespace(scores)
-    *lead, n = scores.shape
-    before = max(0, n - window_size)
-    half = kernel_size // 2
-    edge = scores.new_zeros((*lead, half))
-    inner = scores[..., :before]
-    padded = ns.cat([edge, inner, edge], dim=-1) if half else inner
-    mean = sum(padded[..., shift : shift + before] for shift in range(kernel_size)) / kernel_size
-    return ns.cat([mean, scores.new_zeros((*lead, n - before))], dim=-1)
+    until, half = max(0, scores.shape[-1] - window_size), kernel_size // 2
+    return neighbours(scores, half, half, until=until) / kernel_size

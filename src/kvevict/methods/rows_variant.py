@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from ..attention import Statistic, WindowRows
 from ..errors import InputError
-from ..ops import projected_l2
+from ..scoring import neighbours, projected_l2
 from ..tensors import Tensor, namespace
-from .base import LayerView, PromptShape, Scorer
+from .base import LayerView, PromptShape, Scorer, Selector
 from .fade import Fade
-from .parts import check_window, pooled
+from .parts import TopK, check_window
 
 Norm = Literal["l2", "l1", "max"]
 Pool = Literal["mean", "max"]
@@ -36,6 +36,12 @@ class RowsScore(Scorer):
         shift: how many positions the pooled ones lie before those around the entry itself: an
             answer that is copied is read on from where it was found.
         pool: their ``mean`` or their ``max``.
+        tail: p; above 0 an attended entry lends its neighbours a share that falls with their
+            distance d as (1 + d / plateau)^-p, in place of ``kernel_size`` equal ones: the more
+            it is attended to, the farther that reaches. They sum up, or the highest counts
+            (``pool``).
+        plateau: of that share.
+        back, ahead: how far it goes, towards the prompt's begin and its end.
         project: multiply by ‖v_j W_O^g‖₂.
         renormalise: what leaving entry j out does to row i's output o_i when the other weights
             grow to a sum of 1 again: a_ij / (1 - a_ij) · ‖(v_j - o_i) W_O^g‖₂ in place of
@@ -43,6 +49,7 @@ class RowsScore(Scorer):
         heads: whose scores count for a kv head: the sum over its ``group``, the ``worst`` case (the
             highest) of the group, or the sum over the ``layer``.
         recent: last entries that are protected, and so not pooled.
+        n_sink: first entries that are protected, and lend their neighbours nothing.
     """
 
     window_size: int = 32
@@ -53,16 +60,23 @@ class RowsScore(Scorer):
     kernel_size: int = 7
     shift: int = 0
     pool: Pool = "mean"
+    tail: float = 0.0
+    plateau: float = 1.0
+    back: int = 31
+    ahead: int = 31
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
     recent: int = 8
+    n_sink: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_window(self.window_size or 1, self.kernel_size)
-        if min(self.skip, self.shift, self.recent, self.power) < 0:
-            raise InputError("skip, shift, recent and power must not be negative")
+        if min(self.skip, self.shift, self.recent, self.n_sink, self.power, self.tail) < 0:
+            raise InputError("skip, shift, recent, n_sink, power and tail must not be negative")
+        if min(self.back, self.ahead) < 0 or self.plateau <= 0:
+            raise InputError("back and ahead must not be negative, and plateau above 0")
         if not all(size.isdecimal() and int(size) for size in self.scales.split("+") if size):
             raise InputError(f"scales are sizes joined by +, not {self.scales!r}")
 
@@ -109,17 +123,17 @@ class RowsScore(Scorer):
         return weights.sum(dim=2) if self.norm == "l1" else (weights * weights).sum(dim=2).sqrt()
 
     def _pooled(self, scores: Tensor) -> Tensor:
+        n, half, highest = scores.shape[-1], self.kernel_size // 2, self.pool == "max"
+        until = max(0, n - self.recent)
+        if self.tail:
+            shares = self.tail, self.plateau, highest
+            return neighbours(scores, self.back, self.ahead, self.n_sink, until, *shares)
         if self.shift:
             before = scores.new_zeros((scores.shape[0], self.shift))
-            scores = namespace(scores).cat([before, scores], dim=-1)[:, : scores.shape[-1]]
-        if self.pool == "mean":
-            return pooled(scores, self.recent, self.kernel_size)
-        # The zeros that a mean has beyond both ends change no maximum.
-        n, half = scores.shape[-1], self.kernel_size // 2
-        edge = scores.new_zeros((scores.shape[0], half))
-        padded = namespace(scores).cat([edge, scores, edge], dim=-1)
-        shifted = [padded[:, shift : shift + n] for shift in range(self.kernel_size)]
-        return namespace(scores).stack(shifted).amax(dim=0)
+            scores = namespace(scores).cat([before, scores], dim=-1)[:, :n]
+        if highest:
+            return neighbours(scores, half, half, self.n_sink, highest=True)
+        return neighbours(scores, half, half, self.n_sink, until) / self.kernel_size
 
 
 def _changes(weights: Tensor, values: Tensor, w_o: Tensor) -> Tensor:
@@ -151,9 +165,18 @@ class RowsVariant(Fade):
     norm: Norm = "l2"
     shift: int = 0
     pool: Pool = "mean"
+    tail: float = 0.0
+    plateau: float = 1.0
+    back: int = 31
+    ahead: int = 31
     project: bool = True
     renormalise: bool = False
     heads: Heads = "group"
+    n_sink: int = 0
+
+    @property
+    def selector(self) -> Selector:
+        return TopK(self.n_sink, self.recent)
 
     @property
     def scorer(self) -> Scorer:
