@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import Namespace
 
 import pytest
 import tiny
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 import benchmarks
 from benchmarks import Example, Task
 from benchmarks.infinitebench_metrics import contains_word
+from evaluation import arguments
 from evaluation.prompting import Prompting, prompting_for
 from kvevict import KVzip, SnapKV
 from kvevict.errors import InputError
@@ -162,8 +162,7 @@ def test_prompts_are_shorter_only_where_data_may_be_too_long_for_a_policy(
     ruler = benchmarks.get("ruler").at_length(length)
 
     def made(*policies) -> tuple[int | None, int]:
-        args = Namespace(chat="auto", max_length=None, no_truncation=False, compress="context",
-                         task="niah", model_path="tiny")  # fmt: skip
+        args = arguments.parse(["--benchmark=ruler", "--task=niah", "--compress=context"])
         prompts = prompting_for(args, [ruler], checkpoint, list(policies))
         return args.max_length, prompts.max_length
 
