@@ -116,6 +116,8 @@ def _arguments(argv: Sequence[str] | None) -> tuple[Namespace, float]:
     args = arguments.parse(["--framework=pytorch", *rest])
     if args.framework != "pytorch" or args.compress != "context":
         raise InputError("kvpress compresses a context, on PyTorch: give --compress context")
+    if args.nll:
+        raise InputError("--nll is of our own runs: kvpress is asked for answers alone")
     if find_spec("kvpress") is None:
         raise InputError(f"{sys.executable} finds no kvpress: its directory belongs in PYTHONPATH")
     logging.getLogger("kvpress").setLevel(logging.ERROR)  # it warns that KVzip reads twice

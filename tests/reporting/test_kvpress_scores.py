@@ -136,6 +136,7 @@ def test_what_it_cannot_do_is_one_sentence(flags, tmp_path):
     other = [flag for flag in flags if "compress" not in flag]
     assert "give --compress context" in run(script, *other, status=2).stderr
     assert "--limit_s" in run(script, *flags, "--limit_s=soon", status=2).stderr
+    assert "--nll is of our own" in run(script, *flags, "--nll", status=2).stderr
 
 
 def test_a_press_keeps_as_many_entries_as_the_policy():
