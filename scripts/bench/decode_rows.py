@@ -124,9 +124,10 @@ def stepped(setup: Setup, batch: Batch, steps: int) -> tuple[torch.Tensor, list[
 
 def launches(setup: Setup) -> Iterator[dict]:
     """What a graph's kernels take, with and without what this library does to have fewer."""
-    whole = {"fused": True, "short": True, "joined": True}
+    whole = {"fused": True, "short": True, "joined": True, "within": True}
     variants = {
         "": whole,
+        ", norms and additions beside products": {**whole, "within": False},
         ", chunks of 1,024 entries": {**whole, "short": False},
         ", a product for each projection": {**whole, "joined": False},
         ", PyTorch's kernels in a layer": {**whole, "fused": False, "joined": False},
@@ -142,12 +143,16 @@ def launches(setup: Setup) -> Iterator[dict]:
 
 
 @contextmanager
-def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
-    """Leave out the kernels of a layer, chunks that suit what heads hold, products of several."""
+def as_before(setup: Setup, fused: bool, short: bool, joined: bool, within: bool):
+    """Leave out the kernels of a layer, chunks that suit what heads hold, products of several.
+
+    Or products that do what comes before and after them, too.
+    """
     chunks = import_module("kvevict.kernels.chunks")
     arithmetic = import_module("kvevict.backends.torch.decoder")
     joined_products = import_module("kvevict.backends.torch.joined")
     original, whole = type(setup.decoder).unturned, joined_products._whole
+    rows = arithmetic.row_kernels if within and fused else lambda x: None
 
     def turned(self, layer, hidden, start):
         q, k, v, rope = original(self, layer, hidden, start)
@@ -155,6 +160,7 @@ def as_before(setup: Setup, fused: bool, short: bool, joined: bool):
 
     with (
         patch.object(chunks, "SHORTEST", chunks.SHORTEST if short else chunks.LONGEST),
+        patch.object(arithmetic, "row_kernels", rows),
         patch.object(arithmetic, "kernels", arithmetic.kernels if fused else lambda x: None),
         patch.object(joined_products, "_whole", whole if joined else lambda parts: None),
         patch.object(type(setup.decoder), "unturned", original if fused else turned),

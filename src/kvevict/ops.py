@@ -8,13 +8,14 @@ import sys
 import sysconfig
 from functools import lru_cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Callable
 
 from .tensors import HEAD_DIMS, Tensor, integers, namespace
 
-CHUNK = 4096  # entries whose projected values are held at a time
+FEW_ROWS = 8  # of a product whose time is that of its weights
 FP8 = (8, 9)  # compute capability that reads e4m3
 
 
@@ -63,6 +64,15 @@ def flash_applies(q: Tensor) -> bool:
 def attention_kernels(q: Tensor) -> ModuleType | None:
     """The kernels where those that work on queries, keys and values may take ``q``."""
     return kernels(q) if flash_applies(q) else None
+
+
+def row_kernels(x: Tensor) -> ModuleType | None:
+    """The kernels where theirs are the products of as few rows as ``x [..., width]`` has."""
+    ns = namespace(x)
+    fits = ns.__name__ == "torch" and x.is_cuda and x.dtype in (ns.float16, ns.bfloat16)
+    if not fits or prod(x.shape[:-1]) > FEW_ROWS or compute_capability("torch") < (8, 0):
+        return None
+    return kernels(x)
 
 
 def decode_kernels(q: Tensor, kv_dtype: str | None) -> ModuleType | None:
@@ -142,21 +152,41 @@ def take(keys: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     return keys.index_select(0, rows), values.index_select(0, rows)
 
 
-def take_joined(x: Tensor, more: Tensor, rows: Tensor) -> Tensor:
-    """``cat([x, more])[rows]`` without the joint tensor.
+def reuse(mask: Tensor, rows: Tensor, slots: Tensor, staying: Tensor) -> Tensor:
+    """Where those that are kept of some held and some new lie, ``[kept]``.
 
     Args:
-        x, more: ``[entries, …]``, any number of either.
+        mask: bool ``[held + new]``, what is kept: no fewer than were held.
+        rows: where it is set, ascending.
+        slots: where those held lie, in some order the first places.
+        staying: ``[1]``, how many of them are kept.
+
+    Returns:
+        The slots of those that stay; then, for the new ones, what was never used and what was left.
+    """
+    ns, held, kept = namespace(mask), slots.shape[0], rows.shape[0]
+    if not held:
+        return ns.arange(kept, dtype=slots.dtype, device=mask.device)
+    if gpu := kernels(mask):
+        return gpu.reuse(mask, rows, slots, staying)
+    unused = ns.arange(held, kept, dtype=slots.dtype, device=mask.device)
+    left = slots.masked_select(~mask[:held])
+    return ns.cat([slots.index_select(0, rows[: staying.item()]), unused, left], dim=0)
+
+
+def put(held: Tensor, new: Tensor, rows: Tensor, slots: Tensor, count: int) -> None:
+    """``held[slots[i]] = new[rows[i] - count]`` for the rows from ``count`` on.
+
+    Args:
+        held, new: ``[entries, …]``.
         rows: ascending.
     """
-    if gpu := kernels(x):
-        return gpu.take_joined(x, more, rows)
-    ns, held = namespace(x), x.shape[0]
-    first = int((rows < held).sum())
-    parts = [x.index_select(0, rows[:first])] if first else []
+    if gpu := kernels(held):
+        gpu.put(held, new, rows, slots, count)
+        return
+    first = int((rows < count).sum())
     if first < rows.shape[0]:
-        parts.append(more.index_select(0, rows[first:] - held))
-    return parts[0] if len(parts) == 1 else ns.cat(parts, dim=0)
+        held[slots[first:]] = new.index_select(0, rows[first:] - count)
 
 
 def uniform(keys: list[int] | Callable[[Tensor], Tensor], length: int, like: Tensor) -> Tensor:
@@ -183,83 +213,3 @@ def uniform(keys: list[int] | Callable[[Tensor], Tensor], length: int, like: Ten
     x = x * constant(0x45D9F3B) & low_word
     x = x ^ x // 2**16
     return ((x // 2**9).to(ns.float32) + 0.5) * 2.0**-23
-
-
-def neighbours(
-    scores: Tensor,
-    back: int,
-    ahead: int,
-    since: int = 0,
-    until: int | None = None,
-    tail: float = 0.0,
-    plateau: float = 1.0,
-    highest: bool = False,
-) -> Tensor:
-    """What neighbours lend each position: Σ_d, or max_d, s_{j-d} (1 + |d|/plateau)^-tail.
-
-    Args:
-        scores: float32 ``[..., n]``, not negative.
-        back, ahead: d goes from ``-back`` to ``ahead``: a position lends so many before and behind.
-        since, until: those before and from there on lend nothing; from there on they take nothing.
-        highest: the highest share in place of the sum.
-    """
-    *lead, n = scores.shape
-    until = n if until is None else until
-    if gpu := kernels(scores):
-        rows = scores.reshape(-1, n).contiguous()
-        lent = gpu.neighbours(rows, back, ahead, since, until, tail, plateau, highest)
-        return lent.reshape(*lead, n)
-    ns, since = namespace(scores), min(since, until)
-    before = scores.new_zeros((*lead, ahead + since))
-    padded = ns.cat([before, scores[..., since:until], scores.new_zeros((*lead, back))], dim=-1)
-    mixed = None
-    for place, distance in enumerate(range(ahead, -back - 1, -1)):
-        part = padded[..., place : place + until]
-        part = part * (1 + abs(distance) / plateau) ** -tail if tail else part
-        if mixed is not None:
-            part = ns.maximum(mixed, part) if highest else mixed + part
-        mixed = part
-    return ns.cat([mixed, scores.new_zeros((*lead, n - until))], dim=-1)
-
-
-def projected_l2(values: Tensor, w_o: Tensor) -> Tensor:
-    """‖v_j W_O^g‖₂, float32 ``[kv_heads, group, N]``.
-
-    ‖v W‖² = v (W Wᵀ) vᵀ: the Gram matrix is head_dim², so the hidden size drops out of the cost.
-
-    Args:
-        values: ``[kv_heads, N, head_dim]``.
-        w_o: ``[kv_heads, group, head_dim, hidden]``.
-    """
-    w = w_o.float()
-    gram = w @ w.swapaxes(-1, -2)
-    if gpu := attention_kernels(values):
-        return gpu.quadratic_norms(values, gram)
-
-    def squares(part: Tensor) -> Tensor:
-        v = part.float().unsqueeze(1)
-        return (v @ gram * v).sum(dim=-1)
-
-    return by_chunks(squares, values).clamp(min=0).sqrt()
-
-
-def projected_l1(values: Tensor, w_o: Tensor) -> Tensor:
-    """Σ_g ‖v_j W_O^g‖₁, float32 ``[kv_heads, N]``; shapes as for :func:`projected_l2`."""
-    members = range(w_o.shape[1])
-    return by_chunks(
-        lambda v: sum((v @ w_o[:, member]).abs().float().sum(dim=-1) for member in members), values
-    )
-
-
-def by_chunks(f: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """``f(values)``, a number for each entry, some entries at a time: ``f`` may widen them.
-
-    Args:
-        values: ``[kv_heads, N, head_dim]``, or keys; N above 0.
-
-    Returns:
-        ``[..., N]``.
-    """
-    spans = range(0, values.shape[1], CHUNK)
-    parts = [f(values[:, start : start + CHUNK]) for start in spans]
-    return namespace(values).cat(parts, dim=-1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
-from tests.kernels.dense import DEVICE, kernels, torch
+from tests.kernels.dense import DEVICE, error, kernels, torch
 
 pytest.importorskip("transformers", reason="PyTorch has an environment of its own")
 
@@ -89,3 +90,36 @@ def test_projections_of_one_input_as_one_product(decoder, monkeypatch) -> None:
     assert sum(apart) == sum(called)
     for one, other in zip(expected, got):
         assert_same(one.cpu(), other.cpu())
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_few_rows_go_through_a_layer_in_fewer_launches(decoder, tokens, monkeypatch) -> None:
+    """Norms, gate and additions within products of 16 bits: beside the layer in float32."""
+    hidden = torch.randn(2, tokens, 64, device=DEVICE).half()
+    monkeypatch.setattr(MODULE, "kernels", lambda x: None)
+    monkeypatch.setattr(MODULE, "row_kernels", lambda x: None)
+    expected = layers(decoder, hidden.float(), 7)
+    decoder.model.half()
+    lay_out_with(decoder, torch.float16)
+    rounded = layers(decoder, hidden, 7)
+    launched = []
+
+    def counted(name):
+        return lambda *args, **options: (
+            launched.append(name) or getattr(kernels, name)(*args, **options)
+        )
+
+    gpu = SimpleNamespace(Norm=kernels.Norm, **{n: counted(n) for n in ("linear", "gated_linear")})
+    monkeypatch.setattr(MODULE, "row_kernels", lambda x: gpu)
+    got = layers(decoder, hidden, 7)
+    assert launched == ["linear", "linear", "gated_linear", "linear"] * decoder.layers + ["linear"]
+    for one, other, exact in zip(got, rounded, expected):
+        assert error(one, exact.double()) < 1.5 * error(other, exact.double()) + 1e-3
+
+
+def lay_out_with(decoder, dtype: torch.dtype) -> None:
+    """Weights side by side, as they are loaded on a GPU."""
+    weights = {name: own.clone() for name, own in decoder.model.named_parameters()}
+    lay_out(decoder.model, dtype, torch.device(DEVICE))
+    for name, own in decoder.model.named_parameters():
+        own.data.copy_(weights[name])

@@ -48,9 +48,9 @@ def test_column_statistics_of_the_last_rows(head_dim):
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_norms_of_projected_values(head_dim):
     v = heads(2, TOKENS, head_dim)[0]
-    w = np.random.default_rng().standard_normal((2, 4, head_dim, 300))
-    norms = kernels().quadratic_norms(v, tensor(w @ w.swapaxes(-1, -2), "float32"))
-    assert error(norms, np.linalg.norm(array(v)[:, None] @ w, axis=-1)) < 1e-3
+    w = tensor(np.random.default_rng().standard_normal((2, 4, head_dim, 300), np.float32), DTYPE)
+    norms = kernels().projected_norms(v, w)
+    assert error(norms, np.linalg.norm(array(v)[:, None] @ array(w), axis=-1)) < 1e-3
 
 
 def test_selection_and_compaction():

@@ -16,7 +16,18 @@ import paddle
 
 from kvevict import kernels  # imports Triton through Paddle's compatibility layer
 from kvevict.cache import LayerCache
-from kvevict.kernels import columns, decode, layer, projection, selection
+from kvevict.kernels import (
+    attend,
+    codes,
+    columns,
+    decode,
+    layer,
+    lending,
+    moving,
+    products,
+    projection,
+    selection,
+)  # fmt: skip
 
 import triton.backends.nvidia.driver as nvidia  # isort: skip
 from triton.runtime import JITFunction, driver  # isort: skip
@@ -89,7 +100,9 @@ def launch_for(head_dim: int) -> None:
             for per_kv_head in (True, False):
                 kernels.column_statistic(*last, reduce, per_kv_head)
     group = QUERY_HEADS // KV_HEADS
-    kernels.quadratic_norms(v[0], paddle.randn([KV_HEADS, group, head_dim, head_dim]))
+    w = paddle.randn([KV_HEADS, group, head_dim, 999]).astype("bfloat16")
+    kernels.projected_norms(v[0], w)
+    kernels.projected_norms(v[0], w, paddle.randn([KV_HEADS, group, TOKENS]))
     held = LayerCache.compact(k[0], v[0])
     held.append(k[0, :, :9], v[0, :, :9])
     tail_lens = paddle.to_tensor([9], dtype="int32")
@@ -104,7 +117,6 @@ def launch_for(head_dim: int) -> None:
     kernels.turn(q, cos, sin)
     newest = (x[:, :, -1:] for x in (q, k, v))
     kernels.turn_and_append(*newest, cos[-1:], sin[-1:], held.device_table, tail_lens)
-    kernels.take_joined(held.keys[:9], held.values, paddle.arange(5, dtype="int32"))
     for kv_dtype in ("int8", "fp8") if CAPABILITY >= 89 else ("int8",):
         own = LayerCache.compact(k[0], v[0])
         own.quantise(kv_dtype)
@@ -132,8 +144,18 @@ def main() -> None:
     mask = kernels.top_k(scores, [60, 7])
     kernels.positions(mask.reshape([-1]), 67)
     kernels.uniform(paddle.to_tensor([1, 2**32 - 1]), TOKENS)
+    kernels.neighbours(scores, 7, 31, 4, TOKENS - 32, 1.0, 4.0, True)
+    rows, slots = (paddle.arange(n, dtype="int32") for n in (60, 50))
+    slots = kernels.reuse(mask[0], rows, slots, rows[40:41])
+    kernels.put(paddle.zeros([60, 64]), paddle.zeros([9, 64]), rows, slots, 51)
+    for tokens in (1, 3):
+        x, norm = hidden[:, :tokens], kernels.Norm(weight, 1e-5)
+        kernels.linear(x, paddle.randn([90, 4096]).astype("bfloat16"), weight[:90], norm)
+        kernels.gated_linear(x, paddle.randn([180, 4096]).astype("bfloat16"), norm)
 
-    modules = (columns, decode, layer, projection, selection)
+    modules = (
+        attend, codes, columns, decode, layer, lending, moving, products, projection, selection
+    )  # fmt: skip
     known = {name: f for m in modules for name, f in vars(m).items() if isinstance(f, JITFunction)}
     launched = {name for name in known if not _helps(name, known)}
     assert compiled == launched, compiled ^ launched

@@ -64,8 +64,8 @@ def test_every_method_on_the_framework_s_own_operations(run, on_cpu, dtype):
 def test_the_kernels_in_triton_s_interpreter(run, on_cpu):
     pytest.importorskip("triton", reason="the kernels are written in Triton")
     found, called = run("float16", ["full", "nacl", "laprox", "snapkv"], interpret="1")
-    kernels = ("column_statistic", "decode_attention", "quadratic_norms", "uniform", "top_k")
-    kernels += ("positions", "take", "take_joined", "turn", "turn_and_append", "gated")
+    kernels = ("column_statistic", "decode_attention", "projected_norms", "uniform", "top_k")
+    kernels += ("positions", "take", "reuse", "put", "pooled", "turn", "turn_and_append", "gated")
     kernels += ("rms_norm", "add_rms_norm")
     assert all(called[name] for name in ("flash_attn", *kernels)), called
     check(found, on_cpu, "float16")

@@ -58,8 +58,8 @@ def main() -> None:
     expected = noise.uniform(keys, 3000, like=sums)
     assert np.array_equal(kernels.uniform(paddle.to_tensor(keys), 3000).numpy(), expected.numpy())
 
-    w = paddle.randn([2, 2, 64, 90])
-    norms = kernels.quadratic_norms(v.squeeze(0), w @ w.transpose([0, 1, 3, 2]))
+    w = paddle.randn([2, 2, 64, 90]).astype("float16")
+    norms = kernels.projected_norms(v.squeeze(0), w)
     close(norms, np.linalg.norm(c[0][:, None] @ w.numpy().astype(np.float64), axis=-1), 1e-3)
 
     last = decode(q[:, :, -1:], k, v)

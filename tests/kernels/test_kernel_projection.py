@@ -21,14 +21,17 @@ def test_norms_of_projected_values(shape, dtype):
     values[:, :, head_dim // 2 :] *= 1e-2
     w = w.to(dtype)
 
-    got = kernels.quadratic_norms(values, w.float() @ w.float().mT)
-
     expected = (values.double().unsqueeze(1) @ w.double()).norm(dim=-1)
-    assert got.shape == expected.shape
-    assert ((got - expected) / expected).abs().max() < 1e-3
+    weights = torch.rand(kv_heads, group, tokens, device=DEVICE)
+    for own in (w, w.mT.contiguous().mT):  # as a layer of Paddle's has it, and of PyTorch's
+        got = kernels.projected_norms(values, own)
+        assert got.shape == expected.shape
+        assert ((got - expected) / expected).abs().max() < 1e-3
+        got, total = kernels.projected_norms(values, own, weights), (expected * weights).sum(1)
+        assert ((got - total) / total).abs().max() < 1e-3
 
 
 def test_what_the_kernel_cannot_take_is_said():
     values = heads(1, 1, 8, 96, torch.float16)[0]
     with pytest.raises(InputError, match="head_dim"):
-        kernels.quadratic_norms(values, torch.zeros(1, 1, 96, 96, device=DEVICE))
+        kernels.projected_norms(values, values.new_zeros(1, 1, 96, 8))

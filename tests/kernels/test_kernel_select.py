@@ -77,13 +77,27 @@ def test_rows_are_copied_as_they_are(width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int64], ids=str)
-@pytest.mark.parametrize("held", [0, 1, 200, 301])
-def test_rows_of_two_matrices_counted_through(held, dtype, monkeypatch):
-    x = (torch.randn(301, 96, device=DEVICE) * 100).to(dtype)
-    rows = (torch.rand(301, device=DEVICE) < 0.4).nonzero()[:, 0]
-    for whole in (x, x[:, 0].contiguous()):
-        pair = (whole[:held].clone(), whole[held:].clone())
-        assert torch.equal(kernels.take_joined(*pair, rows.int()), whole[rows])
-        with monkeypatch.context() as patch:
-            patch.setattr(ops, "kernels", lambda x: None)
-            assert torch.equal(ops.take_joined(*pair, rows), whole[rows])
+@pytest.mark.parametrize("held", [1, 200, 290])
+def test_new_rows_come_where_others_were(held, dtype, monkeypatch):
+    """Wherever what is held lies: those that stay are not touched, and each place has one row."""
+    kept, new = 300, 2500
+    for width in (None, 96):
+        shape = (held + new, width) if width else (held + new,)
+        x = (torch.randn(shape, device=DEVICE) * 100).to(dtype)
+        mask = torch.zeros(held + new, dtype=torch.bool, device=DEVICE)
+        mask[torch.randperm(held + new, device=DEVICE)[:kept]] = True
+        mask[:held] |= torch.rand(held, device=DEVICE) < 0.5
+        mask[held:][mask[held:].nonzero()[: int(mask.sum()) - kept, 0]] = False
+        rows, slots = mask.nonzero()[:, 0], torch.randperm(held, device=DEVICE)
+        own = x.new_zeros(kept, *shape[1:])
+        own[slots] = x[:held]
+        staying = mask[:held].sum().reshape(1)
+        for gpu in (kernels, None):
+            type_ = torch.int32 if gpu else torch.int64
+            with monkeypatch.context() as patch:
+                patch.setattr(ops, "kernels", lambda x, gpu=gpu: gpu)
+                got, after = own.clone(), ops.reuse(mask, rows.to(type_), slots.to(type_), staying)
+                ops.put(got, x[held:].contiguous(), rows.to(type_), after, held)
+            assert torch.equal(got[after.long()], x[rows])
+            assert sorted(after.tolist()) == list(range(kept))
+            assert torch.equal(after[: int(staying)].long(), slots[rows[: int(staying)]])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvevict import CriticalAdaKV, CriticalKV, InputError, ops
+from kvevict import CriticalAdaKV, CriticalKV, InputError, scoring
 from tests.methods.brute import Prompt, best, kept, pool, run, shares
 
 N, WINDOW = 120, 8
@@ -29,7 +29,7 @@ def inputs(prompt: Prompt, layer: int) -> tuple[np.ndarray, np.ndarray]:
 def test_over_snapkv(
     first_stage_ratio: float, epsilon: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ops, "CHUNK", 50)  # values are projected in three parts
+    monkeypatch.setattr(scoring, "CHUNK", 50)  # values are projected in three parts
     prompt = Prompt(7, N)
     policy = CriticalKV(
         0.3,

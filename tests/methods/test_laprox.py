@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvevict import InputError, LaProx, build, ops
+from kvevict import InputError, LaProx, build, scoring
 from kvevict.engine import decode, model_wide
 from kvevict.methods import Composition
 from kvevict.methods.laprox import OutputScore
@@ -116,7 +116,7 @@ def test_window_rows_move_on_while_decoding() -> None:
 
 
 def test_values_are_projected_in_parts(monkeypatch) -> None:
-    monkeypatch.setattr(ops, "CHUNK", 50)
+    monkeypatch.setattr(scoring, "CHUNK", 50)
     prompt = Prompt(9, 120, layers=3, kv_heads=2, group=3)
     policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
     assert kept(run(policy, prompt), prompt) == one_selection(prompt, 24, 8, 7, True)
@@ -134,7 +134,7 @@ def test_never_holds_more_than_its_budget_and_one_layer(monkeypatch) -> None:
         places.update((x.data_ptr(), x.shape[0]) for x in self._parts[:2])
 
     monkeypatch.setattr(model_wide.RunningBest, "add", measured)
-    monkeypatch.setattr(model_wide, "PIECE", 37)
+    monkeypatch.setattr(model_wide, "COLUMNS", 3)
     prompt = Prompt(3, n, layers, heads)
     policy = LaProx(0.2, window_size=8, min_eviction_seqlen=0)
     total = policy.entries(n) * heads * layers

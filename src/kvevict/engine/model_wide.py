@@ -2,16 +2,17 @@
 
 An entry outside the best K of the layers so far stays outside when more layers come, so the result
 is that of one selection after the last layer; K entries and one layer are the most that is held.
-How many of them each head has is known to the device alone until the end: the host waits once.
+An entry that stays is not moved until the end: a new one is written where another was. How many of
+them each head has is known to the device alone until then: the host waits once.
 """
 
 from __future__ import annotations
 
 from ..cache import LayerCache
-from ..ops import nonzero, take_joined, top_k
+from ..ops import nonzero, put, reuse, top_k
 from ..tensors import Tensor, namespace
 
-PIECE = 1 << 17  # entries that are moved at a time, through a copy
+COLUMNS = 16  # of all entries that are put in order at a time, through a copy
 
 
 class RunningBest:
@@ -30,6 +31,7 @@ class RunningBest:
         self._parts: list[Tensor] = []  # [K, …] each: keys, values, and what else goes with them
         self._heads = self._columns = 0  # of a layer
         self._scores: Tensor | None = None  # [held]
+        self._slots: Tensor | None = None  # [held], where each lies; None: in order
         self._ends: Tensor | None = None  # where each head's entries end
 
     def add(self, layer: LayerCache, scores: Tensor, most: int) -> None:
@@ -52,27 +54,31 @@ class RunningBest:
             scores = ns.cat([self._scores, scores], dim=0)
         total = scores.shape[0]
         if total > most:
-            rows = nonzero(top_k(scores.unsqueeze(0), [most]).squeeze(0), most)
+            mask = top_k(scores.unsqueeze(0), [most]).squeeze(0)
+            rows = nonzero(mask, most)
             scores = scores.index_select(0, rows)
             ends = ns.searchsorted(rows, ends.to(rows.dtype))
+            if self._slots is None:
+                self._slots = ns.arange(self.held, dtype=rows.dtype, device=scores.device)
+            self._slots = reuse(mask, rows, self._slots, ends[-heads - 1 : -heads])
             for own, x in zip(self._parts, new):
-                self._move(own, x, rows)
+                put(own, x, rows, self._slots, self.held)
         else:
             for own, x in zip(self._parts, new):
                 own[self.held : total] = x
         self._scores, self._ends, self.held = scores, ends, min(total, most)
 
-    def _move(self, own: Tensor, new: Tensor, rows: Tensor) -> None:
-        """Let ``rows`` of the entries held and the new ones, ascending, be the first of ``own``.
-
-        No row moves up, so a piece is written where nothing is left to be read.
-        """
-        for start in range(0, rows.shape[0], PIECE):
-            piece = rows[start : start + PIECE]
-            own[start : start + piece.shape[0]] = take_joined(own[: self.held], new, piece)
+    def _put_in_order(self, own: Tensor) -> None:
+        width = own.shape[1] if own.ndim > 1 else 1
+        for first in range(0, width, COLUMNS):
+            part = own[: self.held, first : first + COLUMNS] if own.ndim > 1 else own[: self.held]
+            part[:] = part.index_select(0, self._slots)
 
     def layers(self) -> list[LayerCache]:
         """All layers so far, side by side in memory. The host waits for their lengths."""
+        if self._slots is not None:
+            for own in self._parts:
+                self._put_in_order(own)
         ends = [0, *self._ends.tolist()]
         lengths = [end - start for start, end in zip(ends, ends[1:])]
         layers = []

@@ -107,7 +107,7 @@ class Table:
     def _make_launch(self, lengths: np.ndarray) -> None:
         """Enough programs for heads of ``lengths [layers, heads]``; the same ones if they do."""
         chunks, capacity = self.launch
-        needed = [(-(-own // made.entries)).sum() for own, made in zip(lengths, chunks)]
+        needed = [_programs(own, made).sum() for own, made in zip(lengths, chunks)]
         if any(now > made.count for now, made in zip(needed, chunks)):
             fresh = map(kernels.count_chunks, lengths.tolist())
             chunks = [made._replace(count=ceil(made.count * self._spare)) for made in fresh]
@@ -123,9 +123,14 @@ def share_out(lengths: np.ndarray, chunks: list[kernels.Chunks]) -> np.ndarray:
     layers, heads = lengths.shape
     programs = max(made.count for made in chunks)
     programs += -(programs + heads) % 4  # 16 bytes, so that all rows are aligned alike
-    shares = np.full((layers, programs + heads), heads - 1, np.int32)
+    shares = np.full((layers, programs + heads), -1, np.int32)
     for own, made, share in zip(lengths, chunks, shares):
-        counts = -(-own // made.entries)
+        counts = _programs(own, made)
         share[: counts.sum()] = np.repeat(np.arange(heads), counts)
         share[programs:] = counts.cumsum() - counts
     return shares
+
+
+def _programs(lengths: np.ndarray, made: kernels.Chunks) -> np.ndarray:
+    """How many each head has, as :func:`kvevict.kernels.count_chunks` counts them."""
+    return np.maximum(-(-lengths // made.entries), 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..quantised import GROUP as KEYS  # read at a time, with one scale for each channel
 from .runtime import triton
 
-SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks of a prefix; those of tails are LONGEST
+SHORTEST, LONGEST = 2 * KEYS, 16 * KEYS  # chunks
 PROGRAMS = 264  # that a card runs at a time: two on each multiprocessor of an H100
 
 
@@ -16,8 +16,8 @@ class Chunks(NamedTuple):
     """How the prefixes of a launch's heads are shared out.
 
     Attributes:
-        entries: that a program reads at most.
-        count: programs.
+        entries: that a program reads at most, and as many of a tail.
+        count: programs; a head without entries has one, too, for its tail.
     """
 
     entries: int
@@ -30,4 +30,4 @@ def count_chunks(lengths: Iterable[int], entries: int | None = None) -> Chunks:
     if entries is None:
         share = triton.cdiv(triton.cdiv(sum(lengths), PROGRAMS), KEYS) * KEYS
         entries = min(max(share, SHORTEST), LONGEST)
-    return Chunks(entries, sum(triton.cdiv(length, entries) for length in lengths))
+    return Chunks(entries, sum(max(1, triton.cdiv(length, entries)) for length in lengths))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 from ..tensors import Tensor
-from .decode import _address
-from .runtime import row_major, tl, triton
+from .attend import address
+from .runtime import await_last, early, row_major, tl, triton
 
 COLUMNS = 1024  # of the gate, for a program
+MANY = 16  # sequences, of which a program takes several heads
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -87,9 +88,11 @@ def turn_and_append(
     sequences, query_heads, _, head_dim = q.shape
     kv_heads = k.shape[1]
     out = q.new_empty([sequences * query_heads, 1, head_dim])
-    _turn_and_append[(query_heads + kv_heads, sequences)](
+    at_a_time = 8 if sequences >= MANY else 1
+    _turn_and_append[(triton.cdiv(query_heads + kv_heads, at_a_time), sequences)](
         q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, *q.stride()[:2],
-        *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, num_warps=1,
+        *k.stride()[:2], *v.stride()[:2], apart, D=head_dim, HEADS=at_a_time, num_warps=1,
+        **early(q),
     )  # fmt: skip
     return out
 
@@ -170,31 +173,47 @@ def _append(k, v, table, tail_lens, kv_heads, k_head, v_head, SEQUENCE: tl.const
     head = tl.program_id(0)
     d = tl.arange(0, D)
     place = (tl.load(tail_lens + head // SEQUENCE) - 1).to(tl.int64) * D + d
-    tl.store(_address(table, 2, head, kv_heads, k) + place, tl.load(k + head * k_head + d))
-    tl.store(_address(table, 3, head, kv_heads, v) + place, tl.load(v + head * v_head + d))
+    tl.store(
+        address(table, 2, head, kv_heads, k.dtype.element_ty) + place,
+        tl.load(k + head * k_head + d),
+    )
+    tl.store(
+        address(table, 3, head, kv_heads, v.dtype.element_ty) + place,
+        tl.load(v + head * v_head + d),
+    )
 
 
 @triton.jit
 def _turn_and_append(q, k, v, cos, sin, table, tail_lens, out, query_heads, kv_heads, q_sequence,
                      q_head, k_sequence, k_head, v_sequence, v_head, table_sequence,
-                     D: tl.constexpr):  # fmt: skip
-    head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    kv_head = head - query_heads
-    d = tl.arange(0, D // 2)
-    if kv_head < 0:
-        source = q + sequence * q_sequence + head * q_head
-        target = out + (sequence * query_heads + head) * D
-    else:
-        all_heads, row = kv_heads * tl.num_programs(1), sequence * kv_heads + kv_head
-        place = (tl.load(tail_lens + sequence) - 1).to(tl.int64) * D
-        source = k + sequence * k_sequence + kv_head * k_head
-        target = _address(table, 2, row, all_heads, out) + place
-        value = v + sequence * v_sequence + kv_head * v_head + d
-        values = _address(table, 3, row, all_heads, out) + place + d
-        tl.store(values, tl.load(value))
-        tl.store(values + D // 2, tl.load(value + D // 2))
+                     D: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
+    await_last(PDL)
+    head, sequence = tl.program_id(0) * HEADS + tl.arange(0, HEADS), tl.program_id(1).to(tl.int64)
+    d = tl.arange(0, D // 2)[None, :]
     half = sequence * table_sequence + D // 2 + d
     c, s = tl.load(cos + half).to(tl.float32), tl.load(sin + half).to(tl.float32)
-    first, second = _turned(tl.load(source + d), tl.load(source + D // 2 + d), c, s)
-    tl.store(target + d, first.to(out.dtype.element_ty))
-    tl.store(target + D // 2 + d, second.to(out.dtype.element_ty))
+    dtype: tl.constexpr = out.dtype.element_ty
+
+    asks = (head < query_heads)[:, None]
+    source = q + sequence * q_sequence + head[:, None] * q_head + d
+    first, second = tl.load(source, mask=asks), tl.load(source + D // 2, mask=asks)
+    first, second = _turned(first, second, c, s)
+    target = out + (sequence * query_heads + head)[:, None] * D + d
+    tl.store(target, first.to(dtype), mask=asks)
+    tl.store(target + D // 2, second.to(dtype), mask=asks)
+
+    kv_head = head - query_heads
+    held = (kv_head >= 0) & (kv_head < kv_heads)
+    all_heads, row = kv_heads * tl.num_programs(1), sequence * kv_heads + tl.where(held, kv_head, 0)
+    place = (tl.load(tail_lens + sequence) - 1).to(tl.int64) * D + d
+    held = held[:, None]
+    source = k + sequence * k_sequence + kv_head[:, None] * k_head + d
+    first, second = tl.load(source, mask=held), tl.load(source + D // 2, mask=held)
+    first, second = _turned(first, second, c, s)
+    target = address(table, 2, row, all_heads, dtype)[:, None] + place
+    tl.store(target, first.to(dtype), mask=held)
+    tl.store(target + D // 2, second.to(dtype), mask=held)
+    source = v + sequence * v_sequence + kv_head[:, None] * v_head + d
+    target = address(table, 3, row, all_heads, dtype)[:, None] + place
+    tl.store(target, tl.load(source, mask=held), mask=held)
+    tl.store(target + D // 2, tl.load(source + D // 2, mask=held), mask=held)

@@ -8,9 +8,10 @@ under that name, for Triton alone.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 
 from ..errors import InputError
-from ..tensors import HEAD_DIMS, Tensor
+from ..tensors import HEAD_DIMS, Tensor, namespace
 
 if "paddle" in sys.modules and "torch" not in sys.modules:
     sys.modules["paddle"].enable_compat(scope={"triton"}, silent=True)
@@ -20,8 +21,45 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = 1.4426950408889634
+EARLY = True  # kernels of a decoded token begin while the last one ends, where the GPU can
 
-__all__ = ["HEAD_DIMS", "LOG2_E", "check_heads", "row_major", "tiles", "tl", "triton"]
+__all__ = [
+    "HEAD_DIMS",
+    "LOG2_E",
+    "await_last",
+    "check_heads",
+    "early",
+    "row_major",
+    "tiles",
+    "tl",
+    "triton",
+]
+
+
+def early(x: Tensor) -> dict[str, bool]:
+    """Options of a launch that may begin before the last kernel's end, see :func:`await_last`."""
+    if not (EARLY and namespace(x).__name__ == "torch" and _has_dependent_launches()):
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}
+
+
+@lru_cache
+def _has_dependent_launches() -> bool:
+    if not isinstance(await_last, triton.JITFunction):
+        return False  # the interpreter
+    target = triton.runtime.driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch >= 90
+
+
+@triton.jit
+def await_last(PDL: tl.constexpr):
+    """Let the next kernel begin, and wait for all that the last one wrote.
+
+    Before this a kernel may read what no kernel writes, such as weights, and write nothing.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 class Tiles(TensorDescriptor):

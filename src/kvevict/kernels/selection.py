@@ -8,8 +8,6 @@ depend on who comes first.
 
 from __future__ import annotations
 
-import math
-
 from ..tensors import Tensor, integers, namespace
 from .runtime import tl, triton
 
@@ -84,23 +82,6 @@ def take(keys: Tensor, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             WIDTH=width, PADDED=triton.next_power_of_2(width), ROWS=64,
         )  # fmt: skip
     return own_keys, own_values
-
-
-def take_joined(x: Tensor, more: Tensor, rows: Tensor) -> Tensor:
-    """Rows of two matrices counted through: ``cat([x, more])[rows]`` without the joint matrix.
-
-    Args:
-        x, more: ``[entries, …]``, contiguous, of one type; any number of either.
-        rows: int32 ``[total]``.
-    """
-    total, width = rows.shape[0], math.prod(x.shape[1:])
-    out = x.new_empty([total, *x.shape[1:]])
-    if total:
-        _take_joined[(triton.cdiv(total, 64),)](
-            x, more, rows, out, total, x.shape[0],
-            WIDTH=width, PADDED=triton.next_power_of_2(width), ROWS=64,
-        )  # fmt: skip
-    return out
 
 
 def uniform(keys: Tensor, length: int) -> Tensor:
@@ -215,19 +196,6 @@ def _take(keys, values, rows, own_keys, own_values, total, WIDTH: tl.constexpr,
     key, value = tl.load(keys + source, mask=inside), tl.load(values + source, mask=inside)
     tl.store(own_keys + target, key, mask=inside)
     tl.store(own_values + target, value, mask=inside)
-
-
-@triton.jit(do_not_specialize=["total", "held"])
-def _take_joined(x, more, rows, out, total, held, WIDTH: tl.constexpr, PADDED: tl.constexpr,
-                 ROWS: tl.constexpr):  # fmt: skip
-    place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    row = tl.load(rows + place, mask=place < total, other=0).to(tl.int64)[:, None]
-    column = tl.arange(0, PADDED)[None, :]
-    inside = (place < total)[:, None] & (column < WIDTH)
-    here = row < held
-    own = tl.load(x + row * WIDTH + column, mask=inside & here)
-    other = tl.load(more + (row - held) * WIDTH + column, mask=inside & ~here)
-    tl.store(out + place[:, None] * WIDTH + column, tl.where(here, own, other), mask=inside)
 
 
 @triton.jit

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..budget import Ratio
-from ..ops import projected_l1, top_k
+from ..ops import top_k
+from ..scoring import projected_l1
 from ..tensors import Tensor
 from .adakv import AdaKV
 from .base import LayerView, PromptShape, Selector

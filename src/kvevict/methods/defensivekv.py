@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ..attention import WindowRows
 from ..budget import Ratio
-from ..ops import projected_l1
+from ..scoring import projected_l1
 from ..tensors import Tensor, namespace
 from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .parts import LayerShared, ModelWide, TopK, check_window, pooled

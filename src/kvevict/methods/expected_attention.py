@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..attention import QueryMoments
 from ..errors import InputError
-from ..ops import by_chunks
+from ..scoring import by_chunks
 from ..tensors import Tensor, namespace
 from .base import LayerView, PromptShape, Scorer, Selector
 from .parts import TopK

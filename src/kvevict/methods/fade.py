@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..attention import ColumnStatistic, Statistic
-from ..ops import projected_l2
+from ..scoring import projected_l2
 from ..tensors import Tensor
 from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .parts import LayerShared, TopK, check_window, pooled
@@ -43,7 +43,7 @@ class FadingRows(Scorer):
 
     def __call__(self, view: LayerView) -> Tensor:
         norms = view.statistics[0].sqrt()  # [kv_heads, group, N]
-        scores = (norms * projected_l2(view.values, view.w_o)).sum(dim=1)
+        scores = projected_l2(view.values, view.w_o, norms)
         return pooled(scores, self.recent, self.kernel_size)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Optional
 
 from ..attention import ColumnStatistic, Statistic, WindowRows
-from ..ops import projected_l2
+from ..scoring import projected_l2
 from ..tensors import Tensor
 from .base import Allocator, LayerView, PromptShape, Scorer, Selector
 from .parts import ModelWide, TopK, check_window, pooled
@@ -56,10 +56,12 @@ class OutputScore(Scorer):
         pool = self.pool or ("attention" if grouped else "product")
         if pool == "attention":
             norms = pooled(norms, self.window_size, self.kernel_size)
-        if self.project:
-            projected = projected_l2(view.values, view.w_o)
-            norms = norms * (projected.sum(dim=1, keepdim=True) if grouped else projected)
-        scores = norms.sum(dim=1)
+        if not self.project:
+            scores = norms.sum(dim=1)
+        elif grouped:
+            scores = norms.squeeze(1) * projected_l2(view.values, view.w_o).sum(dim=1)
+        else:
+            scores = projected_l2(view.values, view.w_o, norms)
         if pool == "product":
             scores = pooled(scores, self.window_size, self.kernel_size)
         return scores / scores.sum().clamp(min=1e-30)

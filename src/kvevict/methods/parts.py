@@ -8,7 +8,8 @@ from typing import ClassVar
 from .. import budget
 from ..budget import Ratio
 from ..errors import InputError
-from ..ops import neighbours, top_k
+from ..ops import top_k
+from ..scoring import neighbours
 from ..tensors import Tensor
 from .base import Allocator, LayerView, PromptShape, Selector
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ..attention import Statistic, WindowRows
 from ..errors import InputError
-from ..ops import neighbours, projected_l2
+from ..scoring import neighbours, projected_l2
 from ..tensors import Tensor, namespace
 from .base import LayerView, PromptShape, Scorer, Selector
 from .fade import Fade

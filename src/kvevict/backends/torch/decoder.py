@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from ...engine.session import Decoder, Start
 from ...errors import InputError
 from ...models.config import max_positions
 from ...models.families import by_class, unknown_class
-from ...ops import kernels
+from ...ops import kernels, row_kernels
 from ...rotary import Tables
 from ...tensors import Tensor
 from ..common import Rotations
 from ..products import Products
+from .joined import sizes, whole
 from .products import OWN, PRODUCTS
 
 
@@ -85,18 +87,26 @@ class TorchDecoder(Decoder):
         self, layer: int, hidden: Tensor, start: Start
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         block = self._layer(layer)
-        x = _rms_norm(block.input_layernorm, hidden)
         attention = block.self_attn
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (
             own.view(*hidden.shape[:2], -1, self.head_dim)
-            for own in self._products(hidden).linears(projections, x)
+            for own in self._normed(block.input_layernorm, projections, hidden)
         )
         if self._qk_norm:
             q, k = _rms_norm(attention.q_norm, q), _rms_norm(attention.k_norm, k)
-        rope = self._rotations(layer, start, x)
+        rope = self._rotations(layer, start, hidden)
         turns = not self._nope or attention.use_rope
         return *(heads.transpose(1, 2) for heads in (q, k, v)), rope if turns else None
+
+    def _normed(
+        self, norm: torch.nn.Module, linears: Sequence[torch.nn.Linear], hidden: Tensor
+    ) -> Sequence[Tensor]:
+        """``linear(norm(hidden))`` of each."""
+        if (gpu := row_kernels(hidden)) and (joint := _joint(linears, hidden)):
+            return gpu.linear(hidden, *joint, _norm_of(gpu, norm)).split(sizes(linears), dim=-1)
+        product, x = self._products(hidden), _rms_norm(norm, hidden)
+        return product.linears(linears, x) if len(linears) > 1 else [product.linear(linears[0], x)]
 
     @torch.no_grad()
     def rotary(self, layer: int, start: int, tokens: int) -> Tables:
@@ -112,6 +122,16 @@ class TorchDecoder(Decoder):
     def finish_layer(self, layer: int, hidden: Tensor, mixed: Tensor) -> Tensor:
         block, product = self._layer(layer), self._products(hidden)
         norm, mlp = block.post_attention_layernorm, block.mlp
+        if (gpu := row_kernels(hidden)) and self._silu:
+            weights = [
+                _joint(own, hidden)
+                for own in ([block.self_attn.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])
+            ]
+            if all(weights) and weights[1][1] is None:
+                o, (gate_and_up, _), down = weights
+                hidden = gpu.linear(mixed, *o, added=hidden)
+                gated = gpu.gated_linear(hidden, gate_and_up, _norm_of(gpu, norm))
+                return gpu.linear(gated, *down, added=hidden)
         mixed = product.linear(block.self_attn.o_proj, mixed)
         if (gpu := kernels(hidden)) and self._silu:
             hidden, x = gpu.add_rms_norm(hidden, mixed, norm.weight, norm.variance_epsilon)
@@ -122,8 +142,9 @@ class TorchDecoder(Decoder):
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        last = _rms_norm(self.model.base_model.norm, hidden[:, -1:])
-        logits = self._products(last).linear(self.model.lm_head, last)[:, 0].float()
+        norm, head = self.model.base_model.norm, self.model.lm_head
+        (logits,) = self._normed(norm, [head], hidden[:, -1:])
+        logits = logits[:, 0].float()
         return logits[0] if len(logits) == 1 else logits
 
     @torch.no_grad()
@@ -155,6 +176,17 @@ def _tables(
 def _rms_norm(norm: torch.nn.Module, x: Tensor) -> Tensor:
     gpu = kernels(x)
     return gpu.rms_norm(x, norm.weight, norm.variance_epsilon) if gpu else norm(x)
+
+
+def _joint(linears: Sequence[torch.nn.Linear], x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of plain layers in ``x``'s type, side by side; None of others."""
+    if any(type(own) is not torch.nn.Linear or own.weight.dtype != x.dtype for own in linears):
+        return None
+    return whole(linears)
+
+
+def _norm_of(gpu: ModuleType, norm: torch.nn.Module) -> tuple:
+    return gpu.Norm(norm.weight, norm.variance_epsilon)
 
 
 def _add_product(hidden: Tensor, x: Tensor, linear: torch.nn.Linear) -> Tensor:

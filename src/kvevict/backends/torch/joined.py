@@ -35,13 +35,25 @@ def _join(linears: Sequence[Linear], dtype: torch.dtype, device: torch.device) -
 
 def products(linears: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
     """``linear(x)`` of each; parts of one product where the weights are one matrix in memory."""
+    joint = whole(linears)
+    if joint is None:
+        return [linear(x) for linear in linears]
+    return torch.nn.functional.linear(x, *joint).split(sizes(linears), dim=-1)
+
+
+def sizes(linears: Sequence[Linear]) -> list[int]:
+    """How many numbers each gives."""
+    return [linear.out_features for linear in linears]
+
+
+def whole(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of these as of one layer; None where they lie apart."""
     weight = _whole([linear.weight for linear in linears])
     biases = [linear.bias for linear in linears]
     bias = None if all(own is None for own in biases) else _whole(biases)
     if weight is None or (bias is None and biases[0] is not None):
-        return [linear(x) for linear in linears]
-    sizes = [linear.out_features for linear in linears]
-    return torch.nn.functional.linear(x, weight, bias).split(sizes, dim=-1)
+        return None
+    return weight, bias
 
 
 def _whole(parts: Sequence[Tensor | None]) -> Tensor | None:

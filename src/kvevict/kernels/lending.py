@@ -18,7 +18,7 @@ def neighbours(
     plateau: float,
     highest: bool,
 ) -> Tensor:
-    """As :func:`kvevict.ops.neighbours`, of contiguous float32 ``scores [rows, n]``."""
+    """As :func:`kvevict.scoring.neighbours`, of contiguous float32 ``scores [rows, n]``."""
     rows, n = scores.shape
     out = scores.new_empty([rows, n])
     _lent[(triton.cdiv(n, POSITIONS), rows)](
