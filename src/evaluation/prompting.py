@@ -224,10 +224,10 @@ def _leaving_positions(
     wanted = prompting.benchmark.resolve(args.task)
     fit = min(prompting.leaving_positions(task, policies) for task in wanted)
     made = max(benchmark.length or prompting.max_length for benchmark in chosen)
-    if min(made, prompting.max_length) <= fit:
-        return None
     positions = prompting.positions
     names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
+    if not names or min(made, prompting.max_length) <= fit:
+        return None
     needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
     if fit < 1:
         raise InputError(
