@@ -114,6 +114,12 @@ class Task:
         """What stands beside a prediction, all that scoring it takes."""
         return {"ground_truth": fields["answer"]}
 
+    def first_answer(self, fields: Fields) -> str | None:
+        """The first answer that scores, as a text; None where none is one."""
+        answers = self.reference(fields).get("ground_truth")
+        answers = answers if isinstance(answers, list) else [answers]
+        return next((one for one in answers[:1] if isinstance(one, str) and one.strip()), None)
+
     def score(self, prediction: str, reference: Fields, model_name: str = "") -> float:
         """The score of one answer, 0 to 1.
 

@@ -49,6 +49,10 @@ class LongBenchTask(Task):
         """What the benchmark's own prediction files hold."""
         return {name: fields[name] for name in ("answers", "all_classes", "length")}
 
+    def first_answer(self, fields: Fields) -> str | None:
+        """See :meth:`Task.first_answer`."""
+        return next((one for one in fields["answers"][:1] if one.strip()), None)
+
     def score(self, prediction: str, reference: Fields, model_name: str = "") -> float:
         """The best score over the answers; 0 where there is none."""
         if self.first_line:

@@ -144,13 +144,12 @@ class Prompting:
     def reference(self, task: Task, example: Example) -> list[int]:
         """The tokens of the first reference answer as it follows the prompt, its first ones where
         it is longer than an answer may be; none where there is no such text."""
-        answer = task.reference(example.fields).get("ground_truth")
-        answer = answer[0] if isinstance(answer, list) and answer else answer
-        if not isinstance(answer, str) or not answer.strip():
+        answer = task.first_answer(example.fields)
+        if answer is None:
             return []
-        before = "".join(self._texts(task, example))
-        opened = self.template(task) and not self._texts(task, example).answer_prefix
-        if not opened and not before[-1:].isspace() and not answer[0].isspace():
+        texts = self._texts(task, example)
+        opened = self.template(task) and not texts.answer_prefix
+        if not opened and not texts.text[-1:].isspace() and not answer[0].isspace():
             answer = f" {answer}"
         return self._encode(answer)[: task.max_new_tokens]
 
@@ -229,6 +228,8 @@ def _leaving_positions(
     if min(made, prompting.max_length, positions) <= fit:
         return None
     names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
+    if not names or min(made, prompting.max_length) <= fit:
+        return None
     needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
     if fit < 1:
         raise InputError(

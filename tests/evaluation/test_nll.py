@@ -91,6 +91,19 @@ def test_it_reaches_the_scores_with_what_made_them(evaluate, tmp_path) -> None:
         )
 
 
+def test_the_first_answer_of_each_benchmark() -> None:
+    of_longbench = {"answers": ["a", "b"], "all_classes": None, "length": 1}
+    tasks = {name: benchmarks.get(name).tasks for name in ("longbench", "ruler", "infinitebench")}
+    assert tasks["longbench"]["qasper"].first_answer(of_longbench) == "a"
+    assert tasks["longbench"]["qasper"].first_answer({**of_longbench, "answers": []}) is None
+    assert tasks["ruler"]["vt"].first_answer({"outputs": ["XYZ", "ABC"]}) == "XYZ"
+    passkey, summary = (tasks["infinitebench"][one] for one in ("passkey", "longbook_sum_eng"))
+    assert passkey.first_answer({"answer": ["71432"]}) == "71432"
+    assert summary.first_answer({"answer": "a text"}) == "a text"
+    assert summary.first_answer({"answer": " "}) is None
+    assert passkey.first_answer({"answer": [7]}) is None
+
+
 def test_an_answer_follows_its_prompt_as_text_does(llama) -> None:
     tokenizer = read_checkpoint(str(llama)).tokenizer
     benchmark = benchmarks.get("ruler")
