@@ -16,7 +16,6 @@ from kvevict.engine import prefill
 from kvevict.engine.prompt_eviction import Eviction
 
 METHODS = {"full": None, "nacl": 0.2, "snapkv": 0.2, "adakv": 0.2, "laprox": 0.05}
-SHORT = 4096  # tokens of a first prompt, which compiles kernels
 
 
 def prefills(setup: Setup) -> Iterator[dict]:
@@ -28,7 +27,7 @@ def prefills(setup: Setup) -> Iterator[dict]:
         runs[f"ours, {name} {ratio or ''}".rstrip()] = ours(setup, name, ratio)
     for label, run in runs.items():
         try:
-            run(ids[:SHORT])
+            run(ids)  # compiles kernels, some of them for this length
             found = []
             for _ in range(setup.repeats):
                 setup.free()

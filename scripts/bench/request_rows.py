@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from bench_setup import GIB, Setup
 from decode_rows import WARM, filled, lengths_of, stepped
-from prefill_rows import SHORT, setup_floor
+from prefill_rows import setup_floor
 from rate_rows import limited, most, quantised
 
 from kvevict import Policy, build, generate
@@ -90,7 +90,7 @@ def composed(
 ) -> dict:
     """Seconds of so many requests, from what a few prompts and some steps take."""
     policy = workload.policy()
-    prefill(setup.decoder, prompt(setup)[:SHORT], [policy])  # compiles
+    prefill(setup.decoder, prompt(setup), [policy])  # compiles kernels
     read = min(setup.repeats, count)
     sessions = [stand_in(seed) for seed in range(count - read)]
     prefill_s = []

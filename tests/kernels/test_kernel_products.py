@@ -51,7 +51,8 @@ def test_a_product_and_what_surrounds_it(shape, dtype):
     ):
         got = kernels.linear(x, weight, **options)
         assert got.shape == expected.shape and got.dtype == dtype
-        assert error(got, expected) < TOLERANCE[dtype]
+        roundings = 2 if "norm" in options else 1  # of several rows that is a kernel of its own
+        assert error(got, expected) < roundings * TOLERANCE[dtype]
         assert torch.equal(got, kernels.linear(x, weight, **options))
     assert torch.equal(x, before[0]) and torch.equal(added, before[1])
 

@@ -9,9 +9,9 @@ from ..attention import Statistic, WindowRows
 from ..errors import InputError
 from ..scoring import neighbours, projected_l2
 from ..tensors import Tensor, namespace
-from .base import LayerView, PromptShape, Scorer, Selector
+from .base import LayerView, PromptShape, Scorer
 from .fade import Fade
-from .parts import TopK, check_window
+from .parts import check_window
 
 Norm = Literal["l2", "l1", "max"]
 Pool = Literal["mean", "max"]
@@ -173,10 +173,6 @@ class RowsVariant(Fade):
     renormalise: bool = False
     heads: Heads = "group"
     n_sink: int = 0
-
-    @property
-    def selector(self) -> Selector:
-        return TopK(self.n_sink, self.recent)
 
     @property
     def scorer(self) -> Scorer:
