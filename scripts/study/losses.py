@@ -104,13 +104,18 @@ def _parts(policy: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usual(policies: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each name, the commonest value of every setting."""
+    """Of each name, the commonest value of every setting; none where most lack it."""
     values: dict[str, dict[str, Counter]] = defaultdict(lambda: defaultdict(Counter))
     for policy in policies:
         for name, value in _parts(policy).items():
             values[policy["name"]][name][json.dumps(value)] += 1
+    named = Counter(policy["name"] for policy in policies)
     return {
-        name: {setting: json.loads(seen.most_common(1)[0][0]) for setting, seen in own.items()}
+        name: {
+            setting: json.loads(seen.most_common(1)[0][0])
+            for setting, seen in own.items()
+            if 2 * sum(seen.values()) > named[name]
+        }
         for name, own in values.items()
     }
 
