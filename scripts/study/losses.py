@@ -127,6 +127,7 @@ def _label(policy: dict[str, Any], usual: dict[str, Any]) -> str:
         for name, value in sorted(_parts(policy).items())
         if value != usual.get(name) and not name.startswith("selector.") and name[-1] != "."
     ]
+    told += [str(policy["kv_dtype"])] if policy.get("kv_dtype") else []
     return " ".join([policy["name"], *told])
 
 
