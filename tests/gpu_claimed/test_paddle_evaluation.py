@@ -65,7 +65,16 @@ def test_the_kernels_in_triton_s_interpreter(run, on_cpu):
     pytest.importorskip("triton", reason="the kernels are written in Triton")
     found, called = run("float16", ["full", "nacl", "laprox", "snapkv"], interpret="1")
     kernels = ("column_statistic", "decode_attention", "projected_norms", "uniform", "top_k")
-    kernels += ("positions", "take", "reuse", "put", "neighbours", "turn", "turn_and_append", "gated")
+    kernels += (
+        "positions",
+        "take",
+        "reuse",
+        "put",
+        "neighbours",
+        "turn",
+        "turn_and_append",
+        "gated",
+    )
     kernels += ("rms_norm", "add_rms_norm")
     assert all(called[name] for name in ("flash_attn", *kernels)), called
     check(found, on_cpu, "float16")
