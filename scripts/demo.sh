@@ -35,7 +35,7 @@ if [ -z "$small" ]; then
     model=qwen2.5-coder-0.5b-instruct
     tasks=qa_2,niah_single_2,niah_multikey_2 # real text and questions, essays, look-alikes
     evaluation=(--benchmark ruler --length 4096 --task "$tasks" --start_idx 12 --stop_idx 13
-        --method "full,nacl,laprox,snapkv,h2o" --keep_ratio "0.2,0.05")
+        --method "full,fade,nacl,laprox,snapkv,h2o" --keep_ratio "0.2,0.05")
 
     say "2/4 the model, and three prompts of about 4,000 tokens (data/$name)"
     "$python" -m kvevict.models fetch $model
