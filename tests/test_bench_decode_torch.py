@@ -80,15 +80,20 @@ def test_fewer_sequences_are_tried_where_memory_ends(setup):
     assert most(setup, one, lambda count: run(1000)) == {"error": "out of memory"}
 
 
-def test_a_request_takes_its_share_of_two_measured_parts(tmp_path):
-    flags = ["--tiny", "--parts", "requests", "--whole", "3", "--steps", "4", "--repeats", "2"]
-    command = [sys.executable, BENCH / "bench_decode.py", *flags, "--out", tmp_path]
+def bench_decode(out: Path, *flags: str) -> subprocess.CompletedProcess:
+    """A trial of it on the CPU."""
+    command = [sys.executable, BENCH / "bench_decode.py", "--tiny", *flags, "--out", out]
     env = {
         "PYTHONPATH": str(BENCH.parents[1] / "src"),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def test_a_request_takes_its_share_of_two_measured_parts(tmp_path):
+    flags = ["--parts", "requests", "--whole", "3", "--steps", "4", "--repeats", "2"]
+    done = bench_decode(tmp_path, *flags)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "decode.json").read_text())
     assert len(rows) == 9, done.stdout
@@ -106,13 +111,7 @@ def test_a_request_takes_its_share_of_two_measured_parts(tmp_path):
 
 
 def test_no_row_is_begun_when_the_time_is_over(tmp_path):
-    flags = ["--tiny", "--parts", "requests,rates", "--limit_s", "0.001", "--steps", "4"]
-    command = [sys.executable, BENCH / "bench_decode.py", *flags, "--out", tmp_path]
-    env = {
-        "PYTHONPATH": str(BENCH.parents[1] / "src"),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    flags = ["--parts", "requests,rates", "--limit_s", "0.001", "--steps", "4"]
+    done = bench_decode(tmp_path, *flags)
     assert done.returncode == 0 and not (tmp_path / "decode.json").exists()
     assert done.stdout.count("not begun") == 2

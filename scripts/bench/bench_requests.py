@@ -14,21 +14,16 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from statistics import mean
-from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
 import torch  # noqa: E402
+from ruler_prompts import ruler_prompts  # noqa: E402
 
-import benchmarks  # noqa: E402
 from benchmarks import Example, Task  # noqa: E402
-from benchmarks.examples import read_examples  # noqa: E402
-from evaluation.prompting import Prompting  # noqa: E402
 from kvevict import build, generate, load  # noqa: E402
 from kvevict.backends import LoadedModel  # noqa: E402
 from kvevict.command import command, user_path  # noqa: E402
@@ -53,7 +48,8 @@ def main() -> None:
     parser.add_argument("--out", type=user_path, help="JSON file to write")
     args = parser.parse_args()
     model = load(args.model_path, device=args.device, framework="pytorch")
-    asked = prompts(model, args)
+    found = ruler_prompts(model, args.task, args.length, args.examples, "prompt", args.data_dir)
+    asked = [(task, example, tokens.compressed) for task, example, tokens in found]
     policy = build(args.method, keep_ratio=args.keep_ratio, min_eviction_seqlen=0)
     ways = {
         "transformers, one by one": lambda ids, new: [theirs(model, one, new) for one in ids],
@@ -74,25 +70,6 @@ def main() -> None:
         print(line(rows), flush=True)
         if args.out:
             args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def prompts(model: LoadedModel, args: argparse.Namespace) -> list[tuple[Task, Example, list[int]]]:
-    """Of each task in turn; made where they are not there yet."""
-    ruler = benchmarks.get("ruler").at_length(args.length)
-    tasks = ruler.resolve(args.task)
-    prompting = Prompting(
-        ruler, model.tokenizer, model.chat, chat_everywhere=False, max_length=args.length,
-        positions=model.max_positions, truncate=False, compress="prompt",
-    )  # fmt: skip
-    with ExitStack() as stack:
-        folder = args.data_dir or Path(stack.enter_context(TemporaryDirectory()))
-        ruler.make(folder / ruler.folder, tasks, args.length, model.tokenizer, args.examples)
-        each = [islice(read_examples(ruler, task, folder), args.examples) for task in tasks]
-        return [
-            (task, example, prompting.tokens(task, example).compressed)
-            for task, examples in zip(tasks, each)
-            for example in examples
-        ]
 
 
 @torch.no_grad()

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -23,10 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
 
 import numpy as np  # noqa: E402
+from ruler_prompts import ruler_prompts  # noqa: E402
 
-import benchmarks  # noqa: E402
-from benchmarks.examples import read_examples  # noqa: E402
-from evaluation.prompting import Prompting  # noqa: E402
 from kvevict import build, decode, environment, load, prefill  # noqa: E402
 from kvevict.quantised import KV_DTYPES  # noqa: E402
 
@@ -49,7 +45,9 @@ def main() -> None:
         environment.configure()
     model = load(args.model_path, framework=args.framework)
     rows = defaultdict(list)
-    for task, example, tokens in prompts(args, model):
+    for task, example, tokens in ruler_prompts(
+        model, args.task, args.length, args.examples, "context"
+    ):
         for method in args.method.split(","):
             ratio = {} if method == "full" else {"keep_ratio": args.keep_ratio}
             policies = [
@@ -74,21 +72,6 @@ def main() -> None:
                 )
                 print(task.name, example.id, method, kind, repr(text), file=sys.stderr, flush=True)
     print_table(rows)
-
-
-def prompts(args: argparse.Namespace, model):
-    """``(task, example, tokens)`` of each prompt, made into a directory that goes again."""
-    ruler = benchmarks.get("ruler").at_length(args.length)
-    tasks = ruler.resolve(args.task)
-    prompting = Prompting(
-        ruler, model.tokenizer, model.chat, chat_everywhere=False, max_length=args.length,
-        positions=model.max_positions, truncate=False, compress="context",
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        ruler.make(Path(folder, ruler.folder), tasks, args.length, model.tokenizer, args.examples)
-        for task in tasks:
-            for example in islice(read_examples(ruler, task, Path(folder)), args.examples):
-                yield task, example, prompting.tokens(task, example)
 
 
 def read(session, question: list[int]):

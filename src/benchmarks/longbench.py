@@ -50,7 +50,7 @@ class LongBenchTask(Task):
         return {name: fields[name] for name in ("answers", "all_classes", "length")}
 
     def first_answer(self, fields: Fields) -> str | None:
-        """See :meth:`Task.first_answer`."""
+        """The first of the file's answers, if it is more than white space."""
         return next((one for one in fields["answers"][:1] if one.strip()), None)
 
     def score(self, prediction: str, reference: Fields, model_name: str = "") -> float:

@@ -228,8 +228,6 @@ def _leaving_positions(
     if min(made, prompting.max_length, positions) <= fit:
         return None
     names = [p.name for p in policies if prompting.leaving_positions(wanted[0], [p]) < positions]
-    if not names or min(made, prompting.max_length) <= fit:
-        return None
     needs = f"{', '.join(dict.fromkeys(names))} repeats chunks of a prompt behind it"
     if fit < 1:
         raise InputError(

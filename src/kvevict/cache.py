@@ -247,7 +247,7 @@ class KVCache:
             layer.reserve(layer.tail + tokens)
 
     def dequantise(self) -> None:
-        """See :meth:`LayerCache.dequantise`, of all layers."""
+        """Hold the numbers of all layers in place of their codes."""
         for layer in self.layers:
             layer.dequantise()
 

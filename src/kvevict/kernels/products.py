@@ -15,8 +15,6 @@ from ..tensors import Tensor
 from .layer import rms_norm
 from .runtime import await_last, early, tl, triton
 
-FEW_ROWS = 8
-
 
 class Norm(NamedTuple):
     """An RMS norm of a product's input: x / √(mean(x²) + eps) · weight."""
@@ -35,7 +33,7 @@ def linear(
     """``added + norm(x) Wᵀ + bias``, rounded once.
 
     Args:
-        x: ``[..., in]``, bfloat16 or float16, 1 to ``FEW_ROWS`` rows in all.
+        x: ``[..., in]``, bfloat16 or float16, 1 to 16 rows in all; see ``kvevict.ops.FEW_ROWS``.
         weight: ``[out, in]``, contiguous.
         bias: ``[out]``.
         norm: what is done to ``x`` first.
