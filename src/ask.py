@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from asking import kept
 from asking.files import read_text
 from asking.policies import KEEP_RATIO, METHOD, policy, summary
-from asking.prompt import Prompt, say
+from asking.prompt import Prompt, reading, say
 from kvevict import METHODS, Document, InputError, load
 from kvevict.backends import DTYPES, FRAMEWORKS
 from kvevict.command import Parser, command, user_path
@@ -106,8 +106,8 @@ def _read(args: argparse.Namespace) -> Document:
     chosen = _policy(args)
     text = "\n\n".join(read_text(path) for path in args.document)
     model = _model(args)
-    print("reading", ", ".join(map(str, args.document)), file=sys.stderr)
-    return Document.read(model, text, chosen)
+    names = ", ".join(map(str, args.document))
+    return Document.read(model, text, chosen, reading(f"reading {names}"))
 
 
 def _policy(args: argparse.Namespace) -> Policy:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 
 from asking import kept
 from asking.policies import METHOD, policy
+from asking.prompt import reading
 from kvevict import Document, InputError, backends
 from tests.evaluation import tiny
 from tests.interpreters import ROOT
@@ -257,3 +261,14 @@ def test_an_answer_is_cut_where_it_could_have_gone_on(model):
 def test_a_document_without_text_is_refused(model):
     with pytest.raises(InputError, match="empty"):
         Document.read(model, " \n", policy("snapkv"))
+
+
+def test_it_is_told_how_many_layers_have_read_the_document(model, monkeypatch):
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows, columns
+    with open(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        Document.read(model, TEXT, policy("kvzip"), reading("reading a.txt"))
+        layers = f"0/{model.decoder().layers}".encode()
+        until(controller, lambda shown: b"reading a.txt" in shown and layers in shown)
+    os.close(controller)

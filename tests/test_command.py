@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,25 @@ def test_what_a_user_can_set_right_is_one_sentence(tmp_path, statement, message)
     assert ending(tmp_path, statement) == (status, message)
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(tmp_path):
-    status, error = ending(tmp_path, "1 / 0")
+@pytest.mark.parametrize(
+    ("library", "statement", "wanted"),
+    [
+        ("numpy", "numpy.empty(2**60, 'u1')", "1.00 EiB"),
+        ("paddle", "paddle.empty([2**60], 'uint8')", f"{2**60} bytes"),
+        ("torch", "torch.empty(2**60, dtype=torch.uint8)", f"{2**60} bytes"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_sentence(tmp_path, library, statement, wanted):
+    if not find_spec(library):
+        pytest.skip(f"{library} is not in this environment")
+    status, error = ending(tmp_path, f"import {library}; {statement}")
+    said = f"error: out of memory where {wanted} more were wanted; no file is left half-written\n"
+    assert status == 2 and error.endswith(said) and "Traceback" not in error
+
+
+@pytest.mark.parametrize("statement", ["1 / 0", "raise RuntimeError('allocate 1 GiB')"])
+def test_a_fault_of_our_own_keeps_its_traceback(tmp_path, statement):
+    status, error = ending(tmp_path, statement)
     assert status == 1 and "Traceback" in error
 
 

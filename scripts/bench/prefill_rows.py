@@ -15,7 +15,7 @@ from kvevict import build, kernels
 from kvevict.engine import prefill
 from kvevict.engine.prompt_eviction import Eviction
 
-METHODS = {"full": None, "nacl": 0.2, "snapkv": 0.2, "adakv": 0.2, "laprox": 0.05}
+METHODS = {"full": None, "nacl": 0.2, "snapkv": 0.2, "adakv": 0.2, "laprox": 0.05, "fade": 0.05}
 
 
 def prefills(setup: Setup) -> Iterator[dict]:

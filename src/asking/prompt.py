@@ -11,6 +11,8 @@ from asking import kept
 from asking.policies import policy, summary
 from kvevict import Document, InputError
 from kvevict.document import Conversation
+from kvevict.engine.prefilling import Progress
+from kvevict.progress import bar
 
 HELP = """\
 a question      is answered with the earlier ones in mind; Ctrl-C stops the answer
@@ -77,8 +79,7 @@ class Prompt:
         size = size[0] if size else None
         keep, budget = (None, size) if whole else (size, None)
         chosen = policy(method, keep, budget, self._document.prompt.method.get("kv_dtype"))
-        print("reading the document again", file=sys.stderr)
-        self._document = self._document.reread(chosen)
+        self._document = self._document.reread(chosen, reading("reading the document again"))
         print(summary(self._document), file=sys.stderr)
         self._fresh()
 
@@ -87,6 +88,13 @@ class Prompt:
 
     def _help(self, *_: str) -> None:
         print(HELP, file=sys.stderr)
+
+
+def reading(what: str) -> Progress:
+    """Say that a document is read, and then how many of the model's layers have done so."""
+    print(what, file=sys.stderr, flush=True)
+    line = "{desc}: {n_fmt} of {total_fmt}"
+    return lambda layers: bar(line, iterable=layers, desc="layers", unit="layer", leave=False)
 
 
 def say(

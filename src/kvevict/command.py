@@ -18,15 +18,16 @@ from .errors import InputError
 STOPPED = "no file is left half-written"
 
 
-def command(after_interrupt: str = STOPPED) -> Callable[[Callable], Callable[..., int]]:
+def command(afterwards: str = STOPPED) -> Callable[[Callable], Callable[..., int]]:
     """Make a function the ``main`` of a command.
 
     It returns the exit status: what the function returned, or 0; 2, with one sentence on stderr,
-    for what a user can set right, such as bad input or a full disk; 130 after Ctrl-C. Texts reach
-    every terminal, whatever its encoding, and a reader that leaves stops nothing.
+    for what a user can set right, such as bad input, a full disk or too little memory; 130 after
+    Ctrl-C. Texts reach every terminal, whatever its encoding, and a reader that leaves stops
+    nothing.
 
     Args:
-        after_interrupt: what to tell someone who pressed Ctrl-C.
+        afterwards: what to tell someone who pressed Ctrl-C, or whose memory was too little.
     """
 
     def decorate(work: Callable[..., int | None]) -> Callable[..., int]:
@@ -40,8 +41,12 @@ def command(after_interrupt: str = STOPPED) -> Callable[[Callable], Callable[...
             except (InputError, FloatingPointError, OSError) as error:
                 return fail(error)
             except KeyboardInterrupt:
-                print(f"\nstopped; {after_interrupt}", file=sys.stderr)
+                print(f"\nstopped; {afterwards}", file=sys.stderr)
                 return 130
+            except (MemoryError, RuntimeError) as error:
+                if not _is_of_memory(error):
+                    raise
+                return fail(f"out of memory{_wanted(error)}; {afterwards}")
             return status
 
         return main
@@ -56,6 +61,18 @@ def fail(error: object) -> int:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     print("error:", re.sub(r"\s*\n\s*", " ", text.strip()), file=sys.stderr)
     return 2
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was too little: PyTorch on a CPU has no class of its own for that."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def _wanted(error: Exception) -> str:
+    """How much memory there should have been, as far as a library says so."""
+    found = re.search(r"alloc(?:ate)? (?:memory of )?(\d[\d.]*) ?([KMGTPE]i?B)?", str(error))
+    return f" where {found[1]} {found[2] or 'bytes'} more were wanted" if found else ""
 
 
 class Parser(argparse.ArgumentParser):

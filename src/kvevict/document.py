@@ -9,6 +9,7 @@ from pathlib import Path
 from . import saved
 from .backends import LoadedModel
 from .engine import longest_prompt, prefill, stream
+from .engine.prefilling import Progress
 from .engine.session import Decoder
 from .errors import InputError
 from .methods import Policy, describe
@@ -36,8 +37,13 @@ class Document:
     prompt: SavedPrompt
 
     @classmethod
-    def read(cls, model: LoadedModel, text: str, policy: Policy) -> Document:
+    def read(
+        cls, model: LoadedModel, text: str, policy: Policy, progress: Progress = iter
+    ) -> Document:
         """Read a text, and keep of it what ``policy`` keeps, before any question is known.
+
+        Args:
+            progress: see :func:`kvevict.engine.prefill`.
 
         Raises:
             InputError: there is no text, or more of it than the model has positions for.
@@ -50,7 +56,7 @@ class Document:
         else:
             before, _ = added_tokens(model.tokenizer)
         ids = before + model.tokenizer.encode(text, special_tokens=False)
-        return cls._of_tokens(model, model.decoder(), ids, policy)
+        return cls._of_tokens(model, model.decoder(), ids, policy, progress)
 
     @classmethod
     def load(cls, path: str | Path, model: LoadedModel) -> Document:
@@ -62,12 +68,12 @@ class Document:
         """Write what was kept into a file; see :func:`kvevict.saved.save`."""
         saved.save(path, self.prompt)
 
-    def reread(self, policy: Policy) -> Document:
+    def reread(self, policy: Policy, progress: Progress = iter) -> Document:
         """The same document under another policy.
 
         It is read anew: importance is told from the queries of its tokens, which no cache holds.
         """
-        return self._of_tokens(self.model, self.decoder, self.prompt.ids, policy)
+        return self._of_tokens(self.model, self.decoder, self.prompt.ids, policy, progress)
 
     def conversation(self) -> Conversation:
         """Questions that follow one another; several conversations do not see each other."""
@@ -86,10 +92,17 @@ class Document:
 
     @classmethod
     def _of_tokens(
-        cls, model: LoadedModel, decoder: Decoder, ids: list[int], policy: Policy
+        cls,
+        model: LoadedModel,
+        decoder: Decoder,
+        ids: list[int],
+        policy: Policy,
+        progress: Progress,
     ) -> Document:
         _check_length(model, len(ids), policy)
-        (session,) = prefill(decoder, ids, [policy], record=True, repetition=model.repetition)
+        (session,) = prefill(
+            decoder, ids, [policy], record=True, repetition=model.repetition, progress=progress
+        )
         return cls(model, decoder, SavedPrompt(session, ids, describe(policy), model.identity))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from .session import Decoder, Session, check_positions
 # Tokens that pass through a layer's projections and MLP at a time: their intermediate results,
 # many times wider than the hidden state, then never exist for the whole prompt.
 CHUNK = 4096
+Progress = Callable[[Iterable[int]], Iterable[int]]  # of the layers' numbers, such as a bar
 
 
 def prefill(
@@ -36,6 +37,7 @@ def prefill(
     record: bool = False,
     question_tokens: int | None = None,
     repetition: Repetition | None = None,
+    progress: Progress = iter,
 ) -> list[Session]:
     """Run the prompt once, evicting for every policy as each layer is done.
 
@@ -51,6 +53,7 @@ def prefill(
             proxies these are.
         repetition: how the model is made to repeat the prompt, such as a loaded model's
             ``repetition``, for the policies that score by it (KVzip).
+        progress: what the layers' numbers pass through on their way, to be told how far it is.
 
     Returns:
         A session for each policy, its next logits ready.
@@ -67,7 +70,15 @@ def prefill(
     if repetition:
         prefix, chunks = repetition.prefix(ids), partial(repetition.chunks, ids)
     sessions, hidden = prefill_hidden(
-        model, model.embed(ids), policies, example, record, question_tokens, prefix, chunks
+        model,
+        model.embed(ids),
+        policies,
+        example,
+        record,
+        question_tokens,
+        prefix,
+        chunks,
+        progress,
     )
     logits = model.logits(hidden[:, -1:])
     for session in sessions:
@@ -84,6 +95,7 @@ def prefill_hidden(
     question_tokens: int | None = None,
     prefix_tokens: int = 0,
     chunks: Callable[[int], list[Chunk]] | None = None,
+    progress: Progress = iter,
 ) -> tuple[list[Session], Tensor]:
     """As :func:`prefill`, from embeddings to the last layer's output.
 
@@ -106,7 +118,7 @@ def prefill_hidden(
     moments = [s for s in wanted if isinstance(s, QueryMoments)]
     streams = repeated_streams(model, evictions, chunks)
     spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
-    for layer in range(model.layers):
+    for layer in progress(range(model.layers)):
         q, k, v = _join([model.project(layer, hidden[:, span], span.start) for span in spans])
         out, lse, columns = attend(q, k, v, weights)
         finite = lse.isfinite().all() if wanted else None
