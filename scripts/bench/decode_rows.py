@@ -18,7 +18,7 @@ from kvevict.engine.session import Session
 
 WARM = 3  # steps before those that count: compiling, recording, a first replay
 ROOM = 128  # tokens that each sequence's tail is made for where memory is counted
-PRODUCTS = ("gemm", "gemv", "cutlass", "splitk", "nvjet", "cublas")
+PRODUCTS = ("_one_row", "_few_rows", "gemm", "gemv", "cutlass", "splitk", "nvjet", "cublas")
 
 
 def lengths_of(setup: Setup, tokens: int, kind: str, seed: int = 0) -> list[list[int]]:
