@@ -47,14 +47,15 @@ def run(tree: Path, *flags: object) -> subprocess.CompletedProcess:
 
 def test_from_nothing_to_tables_and_again(tree) -> None:
     flags = ["--quick", "--model_path", "model", "--data_dir", "own", "--processes", 2]
-    flags += ["--only", "held_out_longbench,bytes_ruler,forms_unprefixed"]
+    flags += ["--only", "held_out_longbench,questions,bytes_ruler,forms_unprefixed"]
     done = run(tree, *flags)
     logs = "".join(file.read_text() for file in (tree / "study/log").iterdir())
     assert done.returncode == 0, done.stderr + logs
     scores = {file.name: read_scores(file) for file in (tree / "study/scores").iterdir()}
     counts = {name.partition(".")[0]: len(own) for name, own in scores.items()}
     assert counts == {  # settings times tasks
-        "held_out_longbench": 13 * 2,
+        "held_out_longbench": 16 * 2,
+        "questions": 7 * 2,
         "bytes_ruler": 3 * 2,
         "forms_unprefixed": 6 * 2,
     }
@@ -64,8 +65,9 @@ def test_from_nothing_to_tables_and_again(tree) -> None:
     tables = (tree / "study/tables.md").read_text()
     assert tables.startswith("# held_out\n") and "| fade |" in tables
     assert "| full | 100% | 2 |" in tables.partition("# bytes_ruler")[2]
-    record = json.loads((tree / "study/data/42/ruler/1200/ruler.json").read_text())
-    assert (record["seed"], record["examples"]) == (42, 1)
+    made = tree / "study/data/808/ruler/1200"
+    record = json.loads((made / "ruler.json").read_text())
+    assert (record["seed"], record["examples"]) == (808, 1)
     before = {file: file.stat().st_mtime_ns for file in (tree / "study").rglob("preds_*.jsonl")}
     assert run(tree, *flags).returncode == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before

@@ -49,13 +49,14 @@ out=$(realpath -- "$out") data=$(realpath -- "$data")
 export PYTHONPATH=$PWD/src TOKENIZERS_PARALLELISM=false
 
 short=4096 long=(8192 16384 32768) passkeys=(4000 8000 16000 30000) most=14
-ruler=all english=english extended=all plain='' examples=24
+ruler=all english=english extended=all plain='' examples=24 asked=780
 questions=qasper,multifieldqa_en,hotpotqa,2wikimqa,musique
+later=$questions,narrativeqa simple=qa_1,qa_2
 table2=passage_retrieval_zh,passage_retrieval_en,repobench-p,hotpotqa,narrativeqa,triviaqa,qmsum
 if [ -n "$quick" ]; then
-    short=1200 long=(1400) passkeys=(400) most=1 examples=1 plain='--stop_idx 1'
+    short=1200 long=(1400) passkeys=(400) most=1 examples=1 asked=1 plain='--stop_idx 1'
     ruler=niah_single_1,fwe english=hotpotqa,triviaqa extended=hotpotqa_e,triviaqa_e
-    questions=hotpotqa table2=hotpotqa,triviaqa
+    questions=hotpotqa later=hotpotqa simple=$ruler table2=hotpotqa,triviaqa
 fi
 
 # name, model, data, configuration, what else eval_llama3.py is told
@@ -74,24 +75,29 @@ search2_ruler $model $out/data/101 search2 $of_ruler
 search2_longbench $model $out/data/halves/development search2 $of_longbench $english
 search3_ruler $model $out/data/606 search3 $of_ruler
 search3_longbench $model $out/data/halves/development search3 $of_longbench $english
-search4_ruler $model $out/data/606 search4 $of_ruler
+search4_ruler $model $out/data/707 search4 $of_ruler
 search4_longbench $model $out/data/halves/development search4 $of_longbench $english
-held_out_ruler $model $out/data/202 confirm $of_ruler
+held_out_ruler $model $out/data/404 confirm $of_ruler
 held_out_longbench $model $out/data/halves/held_out confirm $of_longbench $english
-half_ruler $half $out/data/202 confirm $of_ruler
+questions $model $out/data/505 questions --benchmark ruler --task $simple --length $short
+half_ruler $half $out/data/404 confirm $of_ruler
 half_longbench $half $out/data/halves/held_out confirm $of_longbench $english
-long $model $out/data/42 long --benchmark ruler --task $ruler --length ${all_long%,}
-budgets_ruler $model $out/data/42 budgets $of_ruler
+long $model $out/data/909 long --benchmark ruler --task $ruler --length ${all_long%,}
+budgets_ruler $model $out/data/808 budgets $of_ruler
 budgets_longbench $model $data budgets $of_longbench $english
-bytes_ruler $model $out/data/42 bytes $of_ruler --unpack
+bytes_ruler $model $out/data/808 bytes $of_ruler --unpack
 bytes_longbench $model $data bytes $of_longbench $english --unpack
 table2 $model $data table2 $of_longbench $table2 --nll
-forms $model $out/data/42 forms $of_ruler
-forms_bare $model $out/data/42 forms $of_ruler --chat off
-forms_unprefixed $model $out/data/42 forms $of_ruler --answer_prefix off
+forms $model $out/data/808 forms $of_ruler
+forms_bare $model $out/data/808 forms $of_ruler --chat off
+forms_unprefixed $model $out/data/808 forms $of_ruler --answer_prefix off
 forms_questions $model $data forms $of_longbench $questions
 forms_bare_questions $model $data forms $of_longbench $questions --chat off
-unseen $model $out/data/42 unseen $of_ruler --compress context
+unseen $model $out/data/404 unseen $of_ruler --compress context
+unseen_longbench $model $data unseen $of_longbench $later --compress context
+unseen_half $half $out/data/404 unseen $of_ruler --compress context
+unseen_half_longbench $half $data unseen $of_longbench $later --compress context
+nll $model $out/data/808 long $of_ruler --nll
 no_context $model $out/data/halves/no_context full $of_longbench $english
 END
     for length in "${passkeys[@]}"; do
@@ -119,8 +125,11 @@ make_data() {  # name folder flags…: what a run reads
             [ "$2" = "$data" ] || [ -d "$2" ] || "$python" scripts/study/halves.py \
                 --data_dir "$data" --out "$out/data/halves" --task "$english" --most $most ;;
         *)
-            "$python" -m benchmarks.ruler --out_dir "$2/ruler" --seed "${2##*/}" --task "$ruler" \
-                --num_examples $examples --model_path "$model" \
+            local count=$examples
+            [ "$1" != questions ] || count=$asked
+            "$python" -m benchmarks.ruler --out_dir "$2/ruler" --seed "${2##*/}" \
+                --num_examples "$count" --model_path "$model" \
+                --task "$(sed 's/.*--task \([^ ]*\).*/\1/' <<<"$*")" \
                 --length "$(sed 's/.*--length \([0-9,]*\).*/\1/' <<<"$*")" ;;
     esac
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SEARCH = ROOT / "docs" / "data" / "search"
-UNSEEN = ROOT / "docs" / "data" / "unseen"
+DOCS = ROOT / "docs"
+SEARCH = DOCS / "data" / "search"
 
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -83,6 +83,23 @@ def test_the_losses_on_the_pages_are_those_printed(page: str) -> None:
                 found = {own for (at, label), own in printed.items()
                          if at == keep and label.split()[0] == known}  # fmt: skip
                 assert cell in found, (files, kept, title)
+
+
+def test_what_fade_was_shown_on_is_printed_so() -> None:
+    """A row of the page's first table names its file, and has Fade's loss and LaProx's."""
+    rows = re.findall(
+        r"^\| \[.+\]\((data/.+?gz)\) \|(.+)\|$", (DOCS / "fade.md").read_text("utf-8"), re.M
+    )
+    assert len(rows) == 5
+    for file, cells in rows:
+        printed = losses(f"docs/{file}")
+        shares = cells.split("|")[2:]
+        for keep, cell in zip((0.2, 0.05, 0.02), shares, strict=True):
+            ours, theirs = cell.replace("*", "").split(" and ")
+            assert (ours.strip(), theirs.strip()) == (
+                printed[keep, "fade"],
+                printed[keep, "laprox"],
+            )
 
 
 def losses(*files: str) -> dict[tuple[float, str], str]:
