@@ -98,6 +98,7 @@ unseen_longbench $model $data unseen $of_longbench $later --compress context
 unseen_half $half $out/data/404 unseen $of_ruler --compress context
 unseen_half_longbench $half $data unseen $of_longbench $later --compress context
 nll $model $out/data/808 long $of_ruler --nll
+others $half $out/data/808 others $of_ruler
 no_context $model $out/data/halves/no_context full $of_longbench $english
 END
     for length in "${passkeys[@]}"; do

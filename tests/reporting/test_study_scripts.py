@@ -61,6 +61,15 @@ TITLES = {
     "H2O": "h2o",
     "StreamingLLM": "streamingllm",
     "Random": "random",
+    "KVzip": "kvzip",
+    "CriticalKV": "criticalkv",
+    "DefensiveKV": "defensivekv",
+    "Layer-DefensiveKV": "layerdefensivekv",
+    "KeyDiff": "keydiff",
+    "PyramidKV": "pyramidkv",
+    "Key norm": "keynorm",
+    "Scissorhands": "scissorhands",
+    "Expected attention": "expected_attention",
 }
 
 
