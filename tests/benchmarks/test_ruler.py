@@ -144,6 +144,18 @@ def test_every_variable_of_the_chain_is_asked():
         assert reached == sample.answers and len(reached) == 5
 
 
+def test_a_chain_is_made_at_the_length_that_leaves_one_step_too_many():
+    """Filler grows past a draw that leaves no token over; NVIDIA's script then draws for ever."""
+
+    def words(text: str) -> int:
+        return len(text.split())
+
+    sample = next(stream("vt", 3000, words, seed=3))
+    exact = sample.length + len(sample.answers)  # which are counted while filler grows
+    found = [one.length for one in islice(stream("vt", exact, words, seed=3), 3)]
+    assert max(found) <= exact
+
+
 def test_questions_come_in_order_with_paragraphs_that_answer_them():
     for task, read in (("qa_1", sources.squad), ("qa_2", sources.hotpotqa)):
         for sample, question in zip(samples(task), read()):
