@@ -35,13 +35,14 @@ def tree(tmp_path_factory) -> Path:
     return root
 
 
-def run(tree: Path, *flags: object) -> subprocess.CompletedProcess:
+def run(tree: Path, *flags: object, python: object = sys.executable):
     return subprocess.run(
         ["bash", "scripts/study/run.sh", "--framework", "paddle", *map(str, flags)],
         cwd=tree,
-        env={**os.environ, "PYTHON": sys.executable, "KVEVICT_CACHE": str(tree / "cache")},
+        env={**os.environ, "PYTHON": str(python), "KVEVICT_CACHE": str(tree / "cache")},
         capture_output=True,
         text=True,
+        timeout=240,
     )
 
 
@@ -96,6 +97,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tree) -> None:
     assert done.returncode == 1
     assert done.stderr.endswith("failed: held_out_longbench\n")
     assert [file.name for file in (tree / "other/scores").iterdir()] == ["forms_questions.jsonl.gz"]
+
+
+def test_a_process_that_fails_does_not_leave_the_others_waiting(tree) -> None:
+    broken = tree / "python"
+    broken.write_text(f'#!/bin/sh\n[ "$RANK" != 1 ] || exit 3\nexec "{sys.executable}" "$@"\n')
+    broken.chmod(0o755)
+    flags = ["--quick", "--model_path", "model", "--data_dir", "own", "--out", "broken"]
+    done = run(tree, *flags, "--processes", 2, "--only", "forms_questions", python=broken)
+    assert done.returncode == 1 and done.stderr.endswith("failed: forms_questions\n")
 
 
 def test_help_is_the_head_of_the_script(tree) -> None:

@@ -136,7 +136,8 @@ make_data() {  # name folder flags…: what a run reads
 }
 
 evaluate() {  # name model data configuration flags…: in all processes
-    local name=$1 own=$2 folder=$3 config=configs/studies/$4.yaml rank gpu pids=() failed=0 device=cpu
+    local name=$1 own=$2 folder=$3 config=configs/studies/$4.yaml rank gpu running pids=() failed=0
+    local device=cpu
     [ -e "$config" ] || config=configs/$4.yaml
     shift 4
     [ "$gpus" = 0 ] || device=gpu
@@ -149,6 +150,11 @@ evaluate() {  # name model data configuration flags…: in all processes
             --output_dir "$out/results/$name" --config "$config" \
             "$@" $plain >"$out/log/$name-$rank.txt" 2>&1 &
         pids+=($!)
+    done
+    # As a launcher does: where one process ends in an error, the first would wait for it for ever.
+    while running=$(jobs -pr) && [ -n "$running" ]; do
+        # shellcheck disable=SC2086 # process numbers are words
+        wait -n || kill $running 2>/dev/null || true
     done
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     return $failed
