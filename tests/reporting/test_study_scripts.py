@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
+
+from reporting.load import read_scores
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -70,6 +73,7 @@ TITLES = {
     "Key norm": "keynorm",
     "Scissorhands": "scissorhands",
     "Expected attention": "expected_attention",
+    "Expected attention, heads sharing": "expected_attention-layer_shared",
 }
 
 
@@ -92,6 +96,42 @@ def test_the_losses_on_the_pages_are_those_printed(page: str) -> None:
                 found = {own for (at, label), own in printed.items()
                          if at == keep and label.split()[0] == known}  # fmt: skip
                 assert cell in found, (files, kept, title)
+
+
+def test_the_means_on_the_page_are_those_of_its_scores() -> None:
+    """Tables below a comment that names a file and a benchmark: a mean over tasks by method."""
+    text = (DOCS / "study.md").read_text("utf-8")
+    tables = re.findall(r"<!-- means (\S+) (\S+) -->\n((?:\|.*\n)+)", text)
+    assert len(tables) == 4
+    for file, benchmark, table in tables:
+        found = means(ROOT / file, benchmark)
+        (_, *shares), _, *rows = [
+            [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()
+        ]
+        for title, *cells in rows:
+            for share, cell in zip(shares, cells):
+                if cell:
+                    keep = 1.0 if title == "full cache" else float(share.strip("%")) / 100
+                    assert cell.split()[0] == found[title, keep], (file, title, share)
+
+
+def means(file: Path, benchmark: str) -> dict[tuple[str, float], str]:
+    """By the page's title of a method, and the share kept."""
+    names = {name: title for title, name in TITLES.items()} | {
+        "full": "full cache",
+        "nacl": "NACL",
+        "nacl-paper": "NACL, its paper's shares",
+    }
+    tasks: dict[tuple[str, float], list[float]] = {}
+    for result in read_scores(file):
+        policy = result.settings["policy"]
+        if result.settings["benchmark"] == benchmark and policy["name"] in names:
+            title = names[policy["name"]]
+            if policy["name"] == "nacl" and "question" in json.dumps(policy):
+                title = "NACL, the question's tokens score"
+            own = tasks.setdefault((title, policy["keep_ratio"]), [])
+            own.append(mean(result.scores))
+    return {key: f"{mean(own):.3f}" for key, own in tasks.items()}
 
 
 def test_what_fade_was_shown_on_is_printed_so() -> None:
