@@ -12,6 +12,7 @@ from kvevict import InputError
 from kvevict.attention import ColumnStatistic, attend, blockwise
 from kvevict.attention.columns import column
 from tests.attention import numpy_attention as dense
+from tests.attention.shapes import SHAPES, drawn
 
 
 def expected(q: np.ndarray, k: np.ndarray, statistic: ColumnStatistic) -> np.ndarray:
@@ -27,23 +28,14 @@ def expected(q: np.ndarray, k: np.ndarray, statistic: ColumnStatistic) -> np.nda
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    batch=st.integers(1, 2),
-    kv_heads=st.integers(1, 3),
-    group=st.integers(1, 3),
-    tokens=st.integers(1, 40),
-    before=st.integers(0, 9),
     rows=st.none() | st.integers(1, 50),
     fading=st.sampled_from([0.5, 1.0, 2.0]),
     reduce=st.sampled_from(["sum", "sum_of_squares"]),
     per_kv_head=st.booleans(),
+    **SHAPES,
 )
-def test_rows_fade(
-    seed, batch, kv_heads, group, tokens, before, rows, fading, reduce, per_kv_head
-) -> None:
-    rng = np.random.default_rng(seed)
-    q = rng.normal(size=(batch, kv_heads * group, tokens, 8)).astype(np.float32) * 2
-    k, v = rng.normal(size=(2, batch, kv_heads, tokens + before, 8)).astype(np.float32)
+def test_rows_fade(rows, fading, reduce, per_kv_head, **shape) -> None:
+    q, k, v = drawn(**shape)
     faded = ColumnStatistic(reduce, rows, per_kv_head, fading=fading)
     plain = ColumnStatistic(reduce, rows, per_kv_head)
     tensors = [paddle.to_tensor(x) for x in (q, k, v)]

@@ -11,27 +11,18 @@ from hypothesis import strategies as st
 from kvevict import InputError
 from kvevict.attention import ColumnStatistic, WindowRows, attend
 from tests.attention import numpy_attention as dense
+from tests.attention.shapes import SHAPES, drawn
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    batch=st.integers(1, 2),
-    kv_heads=st.integers(1, 3),
-    group=st.integers(1, 3),
-    tokens=st.integers(1, 40),
-    before=st.integers(0, 9),
-    rows=st.integers(1, 50),
-)
-def test_they_are_the_weights(seed, batch, kv_heads, group, tokens, before, rows) -> None:
-    rng = np.random.default_rng(seed)
-    keys = tokens + before
-    q = rng.normal(size=(batch, kv_heads * group, tokens, 8)).astype(np.float32) * 2
-    k, v = rng.normal(size=(2, batch, kv_heads, keys, 8)).astype(np.float32)
+@given(rows=st.integers(1, 50), **SHAPES)
+def test_they_are_the_weights(rows, **shape) -> None:
+    q, k, v = drawn(**shape)
+    (batch, kv_heads, keys, _), heads, tokens = k.shape, q.shape[1], q.shape[2]
     asked, sums = WindowRows(rows), ColumnStatistic("sum", rows)
     output = attend(*map(paddle.to_tensor, (q, k, v)), (sums, asked))
     got = output.columns[asked].numpy()
-    assert got.shape == (batch, kv_heads * group, min(rows, tokens), keys)
+    assert got.shape == (batch, heads, min(rows, tokens), keys)
     assert got.dtype == np.float32
     expected = np.stack([dense.weights(*one) for one in zip(q, k)])[:, :, -rows:]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)

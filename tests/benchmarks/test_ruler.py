@@ -156,6 +156,13 @@ def test_a_chain_is_made_at_the_length_that_leaves_one_step_too_many():
     assert max(found) <= exact
 
 
+def test_so_is_the_example_before_it():
+    """Some of these ways to count leave no token over as the example's filler grows."""
+    for more in range(120):
+        sample = next(stream("vt", 3000, lambda text, more=more: len(text.split()) + more, seed=3))
+        assert sample.length <= 3000
+
+
 def test_questions_come_in_order_with_paragraphs_that_answer_them():
     for task, read in (("qa_1", sources.squad), ("qa_2", sources.hotpotqa)):
         for sample, question in zip(samples(task), read()):

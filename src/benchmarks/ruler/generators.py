@@ -83,23 +83,31 @@ def variables(room: Room, seed: int, hops: int = 4) -> Iterator[Sample]:
 
     short = replace(room, length=500)
     brief = partial(draw, 3)
-    example = short.fitting(brief, short.most_units(brief, 5, said), 0)
+    example, _ = _fitted(short, brief, short.most_units(brief, 5, said), 5)
     shown = f"{example.prompt.text} {' '.join(example.answers)}\n\n"
     rest = replace(room, taken=room.count(shown))
     full = partial(draw, 5)
     units = rest.most_units(full, 10, said)
     while True:
-        try:
-            sample = rest.fitting(full, units, 0)
-        except InputError:  # of a step too many, with which RULER's own script draws for ever
-            if units <= 10:
-                raise
-            units -= 10
-            continue
+        sample, units = _fitted(rest, full, units, 10)
         renamed = shown
         for old in example.answers:
             renamed = renamed.replace(old, _letters(rng, string.ascii_uppercase, len(old)))
         yield sample.behind(f" {renamed}\n\n")
+
+
+def _fitted(room: Room, draw: Callable[[int], Sample], units: int, step: int) -> tuple[Sample, int]:
+    """A sample that has room, with as much filler at each draw, and how much that is.
+
+    Filler may have grown a step too far, with which RULER's own script draws for ever.
+    """
+    while True:
+        try:
+            return room.fitting(draw, units, 0), units
+        except InputError:
+            if units <= step:
+                raise
+            units -= step
 
 
 def common_words(room: Room, seed: int) -> Iterator[Sample]:
