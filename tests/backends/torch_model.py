@@ -25,9 +25,8 @@ def tiny(**settings) -> transformers.LlamaForCausalLM:
         num_hidden_layers=3,
         num_attention_heads=8,
         num_key_value_heads=2,
-        max_position_embeddings=512,
         initializer_range=0.15,
-        **settings,
+        **{"max_position_embeddings": 512, **settings},
     )
     return transformers.LlamaForCausalLM(config).eval()
 

@@ -119,7 +119,7 @@ def prefill_hidden(
     streams = repeated_streams(model, evictions, chunks)
     spans = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
     for layer in progress(range(model.layers)):
-        q, k, v = _join([model.project(layer, hidden[:, span], span.start) for span in spans])
+        q, k, v = _project(model, layer, hidden, spans)
         out, lse, columns = attend(q, k, v, weights)
         finite = lse.isfinite().all() if wanted else None
         found = {s: _by_group(s, columns[s], model.kv_heads) for s in weights}
@@ -171,11 +171,16 @@ def _by_group(statistic: Weights, reported: Tensor, kv_heads: int) -> Tensor:
     return reported.reshape(kv_heads, -1, *reported.shape[1:])
 
 
-def _join(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Chunks of q, k and v as one of each; a chunk is let go as soon as it has been copied."""
-    if len(parts) == 1:
-        return list(parts[0])
+def _project(model: Decoder, layer: int, hidden: Tensor, spans: list[slice]) -> Iterable[Tensor]:
+    """q, k and v of the whole prompt; a chunk of each is let go as soon as it has been copied."""
+    if len(spans) == 1:
+        return model.project(layer, hidden, 0)
+    # Parts of one product for all three would keep it alive, and with it what they are not of.
+    parts = [
+        [own.contiguous() for own in model.project(layer, hidden[:, span], span.start)]
+        for span in spans
+    ]
     chunks = [list(own) for own in zip(*parts)]
     parts.clear()
-    ns = namespace(chunks[0][0])
+    ns = namespace(hidden)
     return [ns.cat(chunks.pop(0), dim=2) for _ in range(3)]
