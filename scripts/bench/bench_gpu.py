@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default="32768,131072")
     parser.add_argument(
-        "--methods", default="full,nacl:0.2,laprox:0.05,snapkv:0.2,adakv:0.2,h2o:0.2"
+        "--methods", default="full,nacl:0.2,snapkv:0.2,adakv:0.2,laprox:0.05,fade:0.05,h2o:0.2"
     )
     parser.add_argument("--peers", action="store_true", help="measure others' libraries as well")
     parser.add_argument("--new_tokens", type=int, default=16)
