@@ -91,8 +91,12 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
     def theirs(press=None):
         def run(ids: list[int]):
             cache, inputs = DynamicCache(), torch.tensor([ids], device="cuda")
+            # kvpress asks for transformers before 5.3: what it misses in later ones.
+            places = {"cache_position": torch.arange(len(ids), device="cuda")} if press else {}
             with torch.no_grad(), press(model) if press else nullcontext():
-                out = model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                out = model(
+                    inputs, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
+                )
             state = {"next": out.logits[:, -1:].argmax(-1), "position": len(ids)}
 
             @torch.no_grad()
