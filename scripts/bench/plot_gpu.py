@@ -1,4 +1,4 @@
-"""Draw figures/gpu.png from docs/data/end_to_end_h200.json: memory of a prefill, by system."""
+"""Draw figures/gpu.png from docs/data/end_to_end_h100.json: memory of a prefill, by system."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ ROWS = {
     "ours, Ada-KV 20%": "ours, adakv 0.2",
     "ours, NACL 20%": "ours, nacl 0.2",
     "ours, LaProx 5%": "ours, laprox 0.05",
+    "ours, Fade 5%": "ours, fade 0.05",
 }
 
 
 def main() -> None:
-    file = ROOT / "docs/data/end_to_end_h200.json"
+    file = ROOT / "docs/data/end_to_end_h100.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     runs = {row["label"]: row["runs"] for row in rows if row["length"] == LENGTH}
-    figure, memory = plt.subplots(figsize=(6.5, 2.6))
+    figure, memory = plt.subplots(figsize=(6.5, 2.8))
     for place, (label, name) in enumerate(ROWS.items()):
         color = "C0" if label.startswith("ours") else "0.6"
         peak, cache = (
