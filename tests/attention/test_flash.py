@@ -55,7 +55,9 @@ def test_two_parts_of_attention_are_joined_as_one(monkeypatch, keys, scale) -> N
     scores = q.double() @ every.mT / 8
     future = torch.ones(90, keys + 90, dtype=torch.bool).triu(keys + 1)
     expected = scores.masked_fill(future, -torch.inf).softmax(-1) @ values
-    limits = {"rtol": 1e-3, "atol": 1e-3 * scale}
+    # A weight of float32 scores is off by as much as the largest of them may be rounded.
+    rounding = torch.finfo(torch.float32).eps * scores.abs().max().item()
+    limits = {"rtol": 1e-3, "atol": 1e-3 * scale + 2 * rounding * values.abs().max().item()}
     torch.testing.assert_close(got.double(), expected, **limits)
     plain = attend_behind(q, k, v, own_k, own_v)
     torch.testing.assert_close(plain.double(), expected, **limits)
