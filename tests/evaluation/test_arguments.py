@@ -153,7 +153,7 @@ def test_what_changes_no_prediction_makes_no_other_run():
 
 @pytest.mark.parametrize(
     ("study", "count"),
-    [("real", 49), ("budgets", 37), ("long", 31), ("bytes", 52), ("forms", 6), ("table2", 10)],
+    [("real", 49), ("budgets", 37), ("long", 41), ("bytes", 52), ("forms", 6), ("table2", 10)],
 )
 def test_studies_hold_the_settings_that_they_promise(study, count):
     found = policies(f"--config configs/studies/{study}.yaml --min_eviction_seqlen 0")
