@@ -22,7 +22,7 @@ from statistics import median
 import torch
 import transformers
 from gpu_timing import marked
-from pressed import MASK, attentions
+from pressed import clear_masks, places
 from random_llama import GIB, random_llama
 from transformers import DynamicCache, LlamaForCausalLM
 
@@ -94,12 +94,9 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
     def theirs(press=None):
         def run(ids: list[int]):
             cache, inputs = DynamicCache(), torch.tensor([ids], device="cuda")
-            # kvpress asks for transformers before 5.3: what it misses in later ones.
-            places = {"cache_position": torch.arange(len(ids), device="cuda")} if press else {}
+            more = places(len(ids), model.device) if press else {}
             with torch.no_grad(), press(model) if press else nullcontext():
-                out = model(
-                    inputs, past_key_values=cache, use_cache=True, logits_to_keep=1, **places
-                )
+                out = model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1, **more)
             state = {"next": out.logits[:, -1:].argmax(-1), "position": len(ids)}
 
             @torch.no_grad()
@@ -137,8 +134,7 @@ def runners(model: LlamaForCausalLM, methods: list[str], peers: bool):
 
 def attempt(model: LlamaForCausalLM, run, ids: list[int], new_tokens: int) -> dict:
     """One prompt: seconds, peak and cache bytes, milliseconds a token; or what went wrong."""
-    for attention in attentions(model):  # what kvpress leaves there would count as the next one's
-        setattr(attention, MASK, None)
+    clear_masks(model)  # which would count as the next system's memory
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

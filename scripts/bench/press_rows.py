@@ -1,8 +1,7 @@
 """Rows of bench_decode.py about kvpress at 20%, its caches joined into a batch.
 
 All heads keep equally many entries, so caches of several prompts can lie side by side in one of
-transformers' caches, which transformers decodes. kvpress 0.5.5 asks for transformers before 5.3;
-what it misses in later ones, ``cache_position``, can be handed to it.
+transformers' caches, which transformers decodes.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import peer_rows
 import torch
 from bench_setup import Setup
 from decode_rows import ROOM
+from pressed import places
 from rate_rows import limited, most
 from transformers import DynamicCache
 
@@ -63,7 +63,7 @@ def prefilled(setup: Setup, press: Any) -> tuple[float, int]:
         setup.free()
         ids = torch.randint(0, setup.model.config.vocab_size, (1, setup.prompt))
         inputs, cache = ids.to(setup.model.device), DynamicCache()
-        positions = torch.arange(setup.prompt, device=setup.model.device)
+        more = places(setup.prompt, setup.model.device)
         setup.wait()
         start = time.perf_counter()
         with press(setup.model):
@@ -72,7 +72,7 @@ def prefilled(setup: Setup, press: Any) -> tuple[float, int]:
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
-                cache_position=positions,
+                **more,
             )
         setup.wait()
         seconds.append(time.perf_counter() - start)

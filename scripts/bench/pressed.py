@@ -26,10 +26,11 @@ class Pressed:
     def __init__(self, model: PreTrainedModel, press: Press | None, ids: list[int]) -> None:
         self.cache = DynamicCache()
         tokens = torch.tensor([ids], device=model.device)
+        more = places(len(ids), model.device) if press else {}
         with torch.no_grad(), press(model) if press else nullcontext():
-            model.model(input_ids=tokens, past_key_values=self.cache)
-        self.masks = [getattr(attention, MASK, None) for attention in attentions(model)]
-        _set_masks(model, [None] * len(self.masks))
+            model.model(input_ids=tokens, past_key_values=self.cache, **more)
+        self.masks = [getattr(attention, MASK, None) for attention in _attentions(model)]
+        clear_masks(model)
 
     @property
     def length(self) -> int:
@@ -82,11 +83,21 @@ def answer(
                 answers[row].append(token)
         if all(ended):
             break
-    _set_masks(model, [None] * len(cache.layers))
+    clear_masks(model)
     return answers
 
 
-def attentions(model: PreTrainedModel) -> list[torch.nn.Module]:
+def places(tokens: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """What kvpress 0.5.5, made for transformers before 5.3, misses in the calls of later ones."""
+    return {"cache_position": torch.arange(tokens, device=device)}
+
+
+def clear_masks(model: PreTrainedModel) -> None:
+    """Let go of what a press has noted on a model, which is of the prompt that it read."""
+    _set_masks(model, [None] * len(_attentions(model)))
+
+
+def _attentions(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Of each layer, where kvpress notes its masks."""
     return [layer.self_attn for layer in model.model.layers]
 
@@ -128,5 +139,5 @@ def _mask(rows: list[Any], device: torch.device) -> tuple[torch.Tensor, ...] | N
 
 
 def _set_masks(model: PreTrainedModel, masks: list[Any]) -> None:
-    for attention, mask in zip(attentions(model), masks):
+    for attention, mask in zip(_attentions(model), masks):
         setattr(attention, MASK, mask)

@@ -61,5 +61,6 @@ def test_of_projections_a_prompt_holds_one_layers_and_its_queries_again(
         peaks.append(held.peak)
     hidden = queries = 128
     entries, tables = 2 * 32, 2 * 16
-    expected = hidden + 2 * queries + entries + tables + KEPT * model.config.num_hidden_layers * 64
+    kept = KEPT * model.config.num_hidden_layers * entries
+    expected = hidden + 2 * queries + entries + tables + kept
     assert (peaks[1] - peaks[0]) / (TOKENS // 2) <= 4 * expected
